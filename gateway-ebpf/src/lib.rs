@@ -1,0 +1,2 @@
+//! Types shared by Weir's eBPF programs and its daemon.
+#![no_std]

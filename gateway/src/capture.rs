@@ -1,0 +1,1 @@
+//! Everything that touches the kernel: eBPF programs, pins, and listeners inside namespaces.

@@ -1,0 +1,1 @@
+//! What the upstream catalog says about relations, columns and functions, as one immutable snapshot.

@@ -1,0 +1,1 @@
+//! weir.toml: what a person wrote, and what the daemon works with.

@@ -1,0 +1,1 @@
+//! Bringing the parts up, and down.

@@ -1,0 +1,1 @@
+//! The protocol of a connection, from its first bytes.

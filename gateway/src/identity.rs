@@ -1,0 +1,1 @@
+//! Which agent a process is, from what the kernel says about it.

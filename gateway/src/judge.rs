@@ -1,0 +1,1 @@
+//! One statement's judgement: analysis, catalog and policy brought together.

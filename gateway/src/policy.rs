@@ -1,0 +1,1 @@
+//! The policy: rules, masks and limits, and how they decide.

@@ -1,0 +1,1 @@
+//! Loading policy files and following their changes.

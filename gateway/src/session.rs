@@ -1,0 +1,1 @@
+//! One session, from Origin to digest.

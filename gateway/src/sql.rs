@@ -1,0 +1,1 @@
+//! What a statement does: PostgreSQL's own grammar is the authority.

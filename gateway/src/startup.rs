@@ -1,0 +1,1 @@
+//! A client's way from its first byte to a StartupMessage.

@@ -1,0 +1,1 @@
+//! Weir's own certificate authority and the leafs that agents see.

@@ -1,0 +1,1 @@
+//! The way to the database: dial, TLS, log in with Weir's own credential.

@@ -1,0 +1,1 @@
+//! PostgreSQL's frames and messages, bounded.
