@@ -232,7 +232,11 @@ mod tests {
 
     #[test]
     fn an_ordinary_address_stays_as_it_is() {
-        let bound = Bound { device: 3, v4: 9, ..UNBOUND };
+        let bound = Bound {
+            device: 3,
+            v4: 9,
+            ..UNBOUND
+        };
         assert_eq!(v4([10, 0, 0, 1]).resolve(&bound), Some(v4([10, 0, 0, 1])));
         assert_eq!(v6([0, 0, 0, 9]).resolve(&bound), Some(v6([0, 0, 0, 9])));
     }
@@ -245,22 +249,40 @@ mod tests {
 
     #[test]
     fn a_wildcard_from_a_bound_socket_is_its_loopback_source_or_unknown() {
-        let source = |octets| Bound { v4: u32::from_ne_bytes(octets), ..UNBOUND };
-        assert_eq!(v4([0; 4]).resolve(&source([127, 0, 0, 9])), Some(v4([127, 0, 0, 9])));
+        let source = |octets| Bound {
+            v4: u32::from_ne_bytes(octets),
+            ..UNBOUND
+        };
+        assert_eq!(
+            v4([0; 4]).resolve(&source([127, 0, 0, 9])),
+            Some(v4([127, 0, 0, 9]))
+        );
         assert_eq!(v4([0; 4]).resolve(&source([10, 0, 0, 5])), None);
         assert_eq!(v4([0; 4]).resolve(&source([224, 0, 0, 1])), None);
-        assert_eq!(v4([0; 4]).resolve(&Bound { device: 2, ..UNBOUND }), None);
+        assert_eq!(
+            v4([0; 4]).resolve(&Bound {
+                device: 2,
+                ..UNBOUND
+            }),
+            None
+        );
     }
 
     #[test]
     fn an_ipv6_wildcard_from_a_v4_mapped_source_is_ipv4_loopback() {
-        let bound = Bound { v6: v4([10, 0, 0, 5]).address, ..UNBOUND };
+        let bound = Bound {
+            v6: v4([10, 0, 0, 5]).address,
+            ..UNBOUND
+        };
         assert_eq!(v6([0; 4]).resolve(&bound), Some(v4([127, 0, 0, 1])));
     }
 
     #[test]
     fn all_of_127_is_one_loopback() {
-        assert_eq!(v4([127, 9, 9, 9]).canonical_loopback(), Some(v4([127, 0, 0, 1])));
+        assert_eq!(
+            v4([127, 9, 9, 9]).canonical_loopback(),
+            Some(v4([127, 0, 0, 1]))
+        );
         assert_eq!(v4([128, 0, 0, 1]).canonical_loopback(), None);
         assert!(v6([0, 0, 0, 1]).is_loopback());
         assert!(!v6([0, 0, 0, 2]).is_loopback());

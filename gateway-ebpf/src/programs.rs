@@ -42,7 +42,10 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) => {}
         (SOCK_DGRAM, IPPROTO_UDP) => return ALLOW,
         _ => {
-            warn!(&ctx, "denied a socket of type {} and protocol {}", kind, protocol);
+            warn!(
+                &ctx,
+                "denied a socket of type {} and protocol {}", kind, protocol
+            );
             return DENY;
         }
     }
@@ -123,12 +126,20 @@ fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
     let bound = unsafe {
         Bound {
             v4: (*sk).src_ip4,
-            v6: [(*sk).src_ip6[0], (*sk).src_ip6[1], (*sk).src_ip6[2], (*sk).src_ip6[3]],
+            v6: [
+                (*sk).src_ip6[0],
+                (*sk).src_ip6[1],
+                (*sk).src_ip6[2],
+                (*sk).src_ip6[3],
+            ],
             device: (*sk).bound_dev_if,
         }
     };
     let Some(destination) = named.resolve(&bound) else {
-        warn!(ctx, "denied a connect to the wildcard address from a bound socket");
+        warn!(
+            ctx,
+            "denied a connect to the wildcard address from a bound socket"
+        );
         return Verdict::Deny;
     };
     let listener = listener(ctx);
@@ -158,12 +169,18 @@ fn redirect(
         return Verdict::Deny;
     }
     let Some(record) = record else {
-        warn!(ctx, "denied a socket of unknown origin to a protected endpoint");
+        warn!(
+            ctx,
+            "denied a socket of unknown origin to a protected endpoint"
+        );
         return Verdict::Deny;
     };
     let Some(listener) = listener else {
         maps::report_namespace();
-        debug!(ctx, "denied a connect from a namespace without a listener yet");
+        debug!(
+            ctx,
+            "denied a connect from a namespace without a listener yet"
+        );
         return Verdict::Deny;
     };
     record.destination = destination;
