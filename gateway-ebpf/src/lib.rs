@@ -19,6 +19,9 @@ pub const MAX_NAMESPACES: usize = 4096;
 /// its session closed.
 pub const MAX_ORIGINS: usize = 65536;
 
+/// In the place of a listener's port: there is none, or the socket wasn't redirected to one.
+pub const NO_LISTENER: u32 = 0;
+
 /// `127.0.0.0/8`'s first octet.
 const LOOPBACK_NET: u8 = 127;
 
@@ -166,7 +169,7 @@ pub struct Socket {
     pub cgroup: u64,
     /// Where the client wanted to go.
     pub destination: Endpoint,
-    /// The port of the listener that it was sent to; 0 if it wasn't redirected.
+    /// The port of the listener that it was sent to, or [`NO_LISTENER`].
     pub listener: u32,
     /// The process that called `connect`, as the initial pid namespace numbers it.
     pub pid: u32,

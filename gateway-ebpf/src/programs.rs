@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::{RawTracePointContext, SockAddrContext, SockContext, SockOpsContext},
 };
 use aya_log_ebpf::{debug, warn};
-use gateway_ebpf::{Bound, Endpoint, LOOPBACK_V4, LOOPBACK_V6, OriginKey, Socket};
+use gateway_ebpf::{Bound, Endpoint, LOOPBACK_V4, LOOPBACK_V6, NO_LISTENER, OriginKey, Socket};
 
 use crate::maps::{self, ENDPOINTS, LISTENERS, ORIGINS, SLICE};
 
@@ -53,14 +53,14 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         // SAFETY: a helper without arguments. A new socket belongs to the cgroup of its maker.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         destination: Endpoint::v4(0, 0),
-        listener: 0,
+        listener: NO_LISTENER,
         pid: 0,
         uid: 0,
         comm: [0; 16],
     };
     // SAFETY: this hook's context is the socket.
     unsafe { maps::begin_socket(ctx.as_ptr(), record) };
-    if listener(&ctx).is_none() {
+    if listener(&ctx) == NO_LISTENER {
         maps::report_namespace();
     }
     ALLOW
@@ -85,7 +85,9 @@ pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
-    let named = Endpoint::v6(read_ip6(&ctx), port(&ctx));
+    // SAFETY: as in `connect4`.
+    let address = unsafe { words((&raw const (*ctx.sock_addr).user_ip6).cast()) };
+    let named = Endpoint::v6(address, port(&ctx));
     match rule(&ctx, named) {
         Verdict::Redirect { port, v4 } => {
             let loopback = Endpoint::v4(LOOPBACK_V4, 0).address;
@@ -120,7 +122,7 @@ fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
     let mut record = unsafe { maps::socket(sk.cast()) };
     if let Some(record) = &mut record {
         // A socket can connect again, to somewhere else (AF_UNSPEC in between).
-        record.listener = 0;
+        record.listener = NO_LISTENER;
     }
     // SAFETY: as above.
     let bound = unsafe {
@@ -143,7 +145,7 @@ fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
         return Verdict::Deny;
     };
     let listener = listener(ctx);
-    if destination.is_loopback() && listener == Some(destination.port) {
+    if listener != NO_LISTENER && destination.is_loopback() && listener == destination.port {
         warn!(ctx, "denied a connect to Weir's own listener");
         return Verdict::Deny;
     }
@@ -159,7 +161,7 @@ fn redirect(
     ctx: &SockAddrContext,
     record: Option<&mut Socket>,
     destination: Endpoint,
-    listener: Option<u32>,
+    listener: u32,
 ) -> Verdict {
     // SAFETY: as in the hooks.
     let protocol = unsafe { (*ctx.sock_addr).protocol };
@@ -175,14 +177,14 @@ fn redirect(
         );
         return Verdict::Deny;
     };
-    let Some(listener) = listener else {
+    if listener == NO_LISTENER {
         maps::report_namespace();
         debug!(
             ctx,
             "denied a connect from a namespace without a listener yet"
         );
         return Verdict::Deny;
-    };
+    }
     record.destination = destination;
     record.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     record.uid = bpf_get_current_uid_gid() as u32;
@@ -206,14 +208,15 @@ fn protected(destination: Endpoint) -> Option<Endpoint> {
     unsafe { ENDPOINTS.get(loopback) }.map(|_| loopback)
 }
 
-/// The port of the listener in the namespace of the context's socket.
+/// The port of the listener in the namespace of the context's socket, or [`NO_LISTENER`]. (Not an
+/// `Option`: the compiler copies its undefined half, which the verifier refuses.)
 #[inline(always)]
-fn listener<C: EbpfContext>(ctx: &C) -> Option<u32> {
+fn listener<C: EbpfContext>(ctx: &C) -> u32 {
     // SAFETY: the context is a socket's, or has one, in all hooks that call this.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: the value is copied at once. The daemon replaces values whole, and a port read while
     // its namespace goes can only be refused.
-    unsafe { LISTENERS.get(netns) }.copied()
+    unsafe { LISTENERS.get(netns) }.map_or(NO_LISTENER, |port| *port)
 }
 
 /// Before a redirected connection's SYN leaves: its source is known, and nobody can have accepted it.
@@ -233,14 +236,22 @@ fn record_origin(ctx: &SockOpsContext) {
     let Some(record) = (unsafe { maps::socket(sk.cast()) }) else {
         return;
     };
-    if record.listener == 0 {
+    if record.listener == NO_LISTENER {
         return;
     }
     let port = ctx.local_port() as u16;
+    // Both are read before the choice, or the compiler makes one load at a computed place of the two.
+    // SAFETY: the context is valid while the program runs; it has both fields for both families.
+    let (v4, v6) = unsafe {
+        (
+            (&raw const (*ctx.ops).local_ip4).read_volatile(),
+            words((&raw const (*ctx.ops).local_ip6).cast()),
+        )
+    };
     let source = if ctx.family() == AF_INET {
-        Endpoint::v4(ctx.local_ip4(), port)
+        Endpoint::v4(v4, port)
     } else {
-        Endpoint::v6(ctx.local_ip6(), port)
+        Endpoint::v6(v6, port)
     };
     let key = OriginKey {
         // SAFETY: this hook's context has a socket.
@@ -279,7 +290,7 @@ pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
 fn redirected_from(ctx: *mut bpf_sock_addr) -> Option<Endpoint> {
     // SAFETY: as in the other hooks.
     let record = unsafe { maps::socket((*ctx).__bindgen_anon_1.sk.cast()) }?;
-    (record.listener != 0).then_some(record.destination)
+    (record.listener != NO_LISTENER).then_some(record.destination)
 }
 
 /// An agent's program starts: the daemon gets the time until its first connect to open a listener.
@@ -315,17 +326,20 @@ fn write_port(ctx: &SockAddrContext, port: u16) {
     unsafe { (&raw mut (*ctx.sock_addr).user_port).write_volatile(port) };
 }
 
-/// The words one by one: the verifier takes no wider access.
+/// An address of a context, word by word: the verifier takes no wider access, and none at a computed
+/// place.
+///
+/// # Safety
+/// `address` is that of an address field of the running program's context.
 #[inline(always)]
-fn read_ip6(ctx: &SockAddrContext) -> [u32; 4] {
-    // SAFETY: as in the hooks.
+unsafe fn words(address: *const u32) -> [u32; 4] {
+    // SAFETY: the field has four words.
     unsafe {
-        let words = (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>();
         [
-            words.read_volatile(),
-            words.add(1).read_volatile(),
-            words.add(2).read_volatile(),
-            words.add(3).read_volatile(),
+            address.read_volatile(),
+            address.add(1).read_volatile(),
+            address.add(2).read_volatile(),
+            address.add(3).read_volatile(),
         ]
     }
 }
