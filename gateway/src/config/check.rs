@@ -544,7 +544,7 @@ impl Check<'_> {
     fn later(&mut self, later: &Later) {
         if let Some(value) = later {
             let message = "this setting is not in this version yet";
-            let help = "remove it; leaving it out in silence would promise what isn't there";
+            let help = "remove it: ignored, it would promise what isn't there";
             self.error_at(value.span(), message).help::<()>(help);
         }
     }

@@ -146,20 +146,20 @@ fn the_sources_of_a_password_are_four() {
         }
     );
     let password = |toml: &str| with(r#"{ credential = "appdb" }"#, toml);
-    refused(password("{}"), "7:49", "exactly one source");
+    refused(password("{}"), "7:48", "exactly one source");
     refused(
         password(r#"{ env = "A", file = "/x" }"#),
-        "7:49",
+        "7:48",
         "exactly one source",
     );
     refused(
         password(r#"{ command = ["vault"] }"#),
-        "7:61",
+        "7:60",
         "absolute path",
     );
-    refused(password("{ command = [] }"), "7:61", "absolute path");
-    refused(password(r#"{ credential = "a/b" }"#), "7:64", "no slash");
-    refused(password(r#"{ file = "x" }"#), "7:58", "must be absolute");
+    refused(password("{ command = [] }"), "7:60", "absolute path");
+    refused(password(r#"{ credential = "a/b" }"#), "7:63", "no slash");
+    refused(password(r#"{ file = "x" }"#), "7:57", "must be absolute");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn keys_of_a_later_version_are_refused_by_name() {
     );
     refused(
         with("groups =", "login.appdb.user = \"x\"\ngroups ="),
-        "11:7",
+        "11:1",
         later,
     );
     refused(
