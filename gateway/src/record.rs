@@ -48,6 +48,8 @@ mod open;
 mod read;
 
 mod sync;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::fs::{DirBuilder, File, OpenOptions};

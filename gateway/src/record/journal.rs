@@ -152,6 +152,11 @@ impl SessionJournal {
         self.commit().await.map(|Recorded(())| ())
     }
 
+    #[cfg(test)]
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
     fn put_entry(&mut self, entry: &Entry<'_>) {
         self.put(entry.kind(), |out| entry.encode(out));
     }
