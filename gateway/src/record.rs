@@ -46,6 +46,7 @@ mod index;
 mod journal;
 mod open;
 mod read;
+mod summary;
 
 mod sync;
 #[cfg(test)]
@@ -63,9 +64,11 @@ pub use entry::{
 };
 pub use frame::MAX_PAYLOAD;
 
+pub use index::{Filter, Index, SessionRow, journals, reindex};
 pub use journal::{COMMIT_AT, Recorded, SessionJournal};
 pub use open::{Close, CloseReason, SessionId, SessionOpen, Upstream};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
+pub use summary::{Group, State, Summary};
 pub use verify::{Verification, Verified, verify};
 
 /// Free space, in bytes, below which no new session is accepted. Sessions that are open may use

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Cursor;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::*;
 
@@ -158,10 +158,14 @@ fn offsets(bytes: &[u8]) -> Vec<u64> {
 }
 
 fn closed_journal() -> Vec<u8> {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let id = write_session(&recorder, 5, true);
-    fs::read(place.path(id)).unwrap()
+    static JOURNAL: OnceLock<Vec<u8>> = OnceLock::new();
+    let write = || {
+        let place = Place::new();
+        let recorder = place.recorder(Durability::Os);
+        let id = write_session(&recorder, 5, true);
+        fs::read(place.path(id)).unwrap()
+    };
+    JOURNAL.get_or_init(write).clone()
 }
 
 #[test]
@@ -612,4 +616,155 @@ proptest! {
     fn decoding_any_payload_does_not_panic(kind: u8, payload: Vec<u8>) {
         let _ = Stored::decode(kind, &payload);
     }
+}
+
+/// Waits for the index's thread, which gathers for a quarter of a second.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
+    panic!("not within 5 s: {what}");
+}
+
+fn all() -> Filter {
+    Filter {
+        limit: usize::MAX,
+        ..Filter::default()
+    }
+}
+
+#[test]
+fn a_rebuilt_index_equals_one_that_was_kept_live() {
+    let place = Place::new();
+    let recorder = place.recorder(Durability::Os);
+    for session in 0..5 {
+        write_session(&recorder, session, session != 3);
+    }
+    drop(recorder);
+    let live = Index::read(&place.paths.index).unwrap().dump();
+    // Five sessions, of which four have a group of statements.
+    assert_eq!(live.len(), 5 + 4);
+    let rebuilt = place.dir.path().join("rebuilt.db");
+    assert_eq!(reindex(&rebuilt, &place.paths.journal).unwrap(), 5);
+    assert_eq!(Index::read(&rebuilt).unwrap().dump(), live);
+    assert_eq!(
+        reindex(&place.paths.index, &place.paths.journal).unwrap(),
+        5
+    );
+    assert_eq!(Index::read(&place.paths.index).unwrap().dump(), live);
+}
+
+#[test]
+fn an_index_that_was_lost_or_damaged_is_made_anew_at_the_next_start() {
+    let place = Place::new();
+    let id = write_session(&place.recorder(Durability::Os), 2, true);
+    fs::write(
+        &place.paths.index,
+        "this is not a database, and it is long enough",
+    )
+    .unwrap();
+    let _recorder = place.recorder(Durability::Os);
+    eventually("the session is indexed again", || {
+        let sessions = Index::read(&place.paths.index)
+            .unwrap()
+            .sessions(&all())
+            .unwrap();
+        sessions.len() == 1 && sessions[0].id == id && sessions[0].totals.statements == 2
+    });
+}
+
+#[test]
+fn a_session_is_listed_as_open_then_as_closed() {
+    let place = Place::new();
+    let recorder = place.recorder(Durability::Os);
+    let state = || {
+        let sessions = Index::read(&place.paths.index)
+            .unwrap()
+            .sessions(&all())
+            .unwrap();
+        sessions.first().map(|session| session.state)
+    };
+    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let _ = block_on(journal.commit()).unwrap();
+    eventually("the session is open", || state() == Some(State::Open));
+    block_on(journal.close(1_700_000_000_900_000, CloseReason::ClientQuit)).unwrap();
+    eventually("the session is closed", || state() == Some(State::Closed));
+}
+
+#[test]
+fn sessions_are_filtered_and_the_newest_come_first() {
+    let place = Place::new();
+    let recorder = place.recorder(Durability::Os);
+    let mut ids = Vec::new();
+    for (minute, agent) in ["coder", "analyst", "coder"].into_iter().enumerate() {
+        let id = SessionId::now();
+        let at = 1_000_000 + minute as u64 * 60_000_000;
+        let open = SessionOpen {
+            agent: agent.into(),
+            at,
+            ..open_of(id)
+        };
+        let mut journal = recorder.session(&open).unwrap();
+        if minute == 0 {
+            journal.append(&Entry::Decision {
+                statement: 1,
+                at,
+                text: 1,
+                span: 0..0,
+                via: Via::Parse,
+                parameters: None,
+                verdict: Verdict::Deny {
+                    sqlstate: "42501",
+                    message: "no",
+                },
+                rules: &[],
+                effects: 0,
+            });
+        }
+        block_on(journal.close(at + 1, CloseReason::ClientQuit)).unwrap();
+        ids.push(id);
+    }
+    drop(recorder);
+    let index = Index::read(&place.paths.index).unwrap();
+    let listed = |filter: Filter| -> Vec<SessionId> {
+        index
+            .sessions(&filter)
+            .unwrap()
+            .into_iter()
+            .map(|session| session.id)
+            .collect()
+    };
+    assert_eq!(listed(all()), [ids[2], ids[1], ids[0]]);
+    assert_eq!(listed(Filter { limit: 1, ..all() }), [ids[2]]);
+    assert_eq!(
+        listed(Filter {
+            agent: Some("coder".into()),
+            ..all()
+        }),
+        [ids[2], ids[0]]
+    );
+    assert_eq!(
+        listed(Filter {
+            datastore: Some("other".into()),
+            ..all()
+        }),
+        []
+    );
+    assert_eq!(
+        listed(Filter {
+            since: Some(61_000_001),
+            ..all()
+        }),
+        [ids[2], ids[1]]
+    );
+    assert_eq!(
+        listed(Filter {
+            denied: true,
+            ..all()
+        }),
+        [ids[0]]
+    );
 }
