@@ -92,7 +92,10 @@ pub struct Shape {
 pub struct ColumnUse;
 impl ColumnUse {
     /// First forbidden use.
-    pub fn forbidden_use(&self, _masked: &dyn Fn(&Name) -> Option<Vec<Box<str>>>) -> Option<Box<str>> {
+    pub fn forbidden_use(
+        &self,
+        _masked: &dyn Fn(&Name) -> Option<Vec<Box<str>>>,
+    ) -> Option<Box<str>> {
         None
     }
 }
