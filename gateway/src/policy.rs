@@ -206,7 +206,7 @@ pub struct Subject<'a> {
 }
 
 /// One effect on one object, all names resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResolvedTouch {
     /// What is done.
     pub effect: Effect,
@@ -221,7 +221,7 @@ pub struct ResolvedTouch {
 }
 
 /// What it takes for a touch to be covered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// No rule: it is harmless. A rule may deny it all the same.
     Nothing,

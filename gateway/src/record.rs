@@ -39,6 +39,7 @@
 //! recompute its chain, and whole records taken off the end of a file that has no `Close` leave
 //! no trace: both need signed digests kept elsewhere.
 
+pub mod cells;
 mod codec;
 mod entry;
 mod frame;
@@ -46,6 +47,7 @@ mod index;
 mod journal;
 mod open;
 mod read;
+pub mod show;
 mod summary;
 
 mod sync;

@@ -14,7 +14,7 @@ use super::{
 use crate::mask::Key;
 
 /// One policy file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// What diagnostics call it: usually its path.
     pub name: String,
