@@ -1,9 +1,10 @@
 //! The catalog snapshot and the masks against a real PostgreSQL: views are traced as the server
 //! resolves them, and what masks put in place of values is what the server itself accepts.
 //!
-//! Needs the server's programs, not the network: it listens on a socket in a temporary folder.
+//! Needs the server's programs; it listens on loopback, with its data in a temporary folder.
 
 use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,13 +13,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, getegid, geteuid};
-use weir::catalog::{Catalog, Depends, Origin, QUERIES, Relation, SnapshotRows};
+use weir::catalog::{Catalog, Depends, Origin, Relation};
+use weir::credential::Source;
 use weir::mask::{Cover, Field, Key, Mask, MaskSet, Planned, Request, RowPlan, Why, resolve};
 use weir::sql;
+use weir::upstream::catalog::load;
+use weir::upstream::{AuthPolicy, Connection, Login, Target, Tls, TlsMode};
 
 /// A server of its own, stopped when dropped.
 struct Postgres {
     dir: tempfile::TempDir,
+    port: u16,
     server: Child,
 }
 
@@ -38,18 +43,22 @@ impl Postgres {
             .output()
             .expect("initdb runs");
         assert_success(&made);
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = free.local_addr().expect("bound").port();
+        drop(free);
         let server = program("postgres")
             .arg("-D")
             .arg(&data)
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-k"])
             .arg(dir.path())
+            .args(["-p", &port.to_string()])
             .current_dir(dir.path())
             .stderr(Stdio::null())
             .uid(uid)
             .gid(gid)
             .spawn()
             .expect("postgres runs");
-        let postgres = Postgres { dir, server };
+        let postgres = Postgres { dir, port, server };
         let limit = Instant::now() + Duration::from_secs(60);
         while !postgres.psql(&["-c", "SELECT 1"], b"").status.success() {
             assert!(Instant::now() < limit, "the server doesn't come up");
@@ -62,6 +71,7 @@ impl Postgres {
         let mut psql = program("psql")
             .args(["-X", "-q", "-A", "-t", "-U", "postgres", "-h"])
             .arg(self.dir.path())
+            .args(["-p", &self.port.to_string()])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -87,26 +97,30 @@ impl Postgres {
         text.trim_end_matches('\n').to_owned()
     }
 
+    /// A snapshot, loaded as the daemon loads it.
     fn catalog(&self) -> Catalog {
-        let mut rows = SnapshotRows::default();
-        for query in QUERIES {
-            let output = self.psql(&["-F", "\u{1f}", "-R", "\u{1e}", "-c", query.sql], b"");
-            assert_success(&output);
-            let text = String::from_utf8(output.stdout).expect("UTF-8");
-            let cells = |row: &str| {
-                row.split('\u{1f}')
-                    .map(|cell| Some(cell.to_owned()))
-                    .collect()
-            };
-            let text = text.trim_end_matches('\n');
-            let answer = text
-                .split('\u{1e}')
-                .filter(|row| !row.is_empty())
-                .map(cells);
-            rows.add(query.facts, answer.collect())
-                .expect("rows as asked for");
-        }
-        Catalog::build(rows)
+        let target = Target {
+            server_name: None,
+            tls: Tls::new(&TlsMode::Disable).expect("nothing to load"),
+            login: Login {
+                user: "postgres".to_owned(),
+                // Never asked for: the server trusts whoever reaches it.
+                password: Source::Env {
+                    variable: "WEIR_TEST_UNSET".to_owned(),
+                },
+                allow: AuthPolicy::default(),
+            },
+            connect_timeout: Duration::from_secs(10),
+        };
+        let address = (Ipv4Addr::LOCALHOST, self.port).into();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let opened = Connection::open(&target, address, "postgres").await;
+            let mut connection = opened.expect("the server answers");
+            load(&mut connection).await.expect("a catalog")
+        })
     }
 }
 
