@@ -1,5 +1,9 @@
 //! One test's own slice, pins and network namespace, the agents in them, and a daemon. Everything is
 //! removed when the stage is dropped.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a part of tests, which end at what they don't expect"
+)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -329,9 +333,9 @@ async fn accept(
 ) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let origin = origins.take(&stream);
-        let again = origins.take(&stream);
+        let (mut stream, peer) = listener.accept().await.unwrap();
+        let origin = origins.take(&stream, peer);
+        let again = origins.take(&stream, peer);
         if origin.is_ok() {
             let _ = stream.write_all(b"weir").await;
         }
