@@ -18,11 +18,12 @@ mod place;
 mod probe;
 mod programs;
 mod watch;
+mod worker;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData};
 use gateway_ebpf::Endpoint;
@@ -125,13 +126,16 @@ impl Error {
     }
 }
 
-/// The running capture. Dropping it leaves programs and pins in place: agents then get ECONNREFUSED.
+/// The running capture. Dropping it ends the [`Watcher`] and leaves programs and pins in place: once
+/// the listeners are dropped too, agents get ECONNREFUSED.
 pub struct Capture {
     loaded: programs::Loaded,
     endpoints: HashMap<MapData, Endpoint, u8>,
     origins: Origins,
     slice: place::Slice,
-    _log: Arc<()>,
+    watch: Option<worker::Worker>,
+    _log: worker::Worker,
+    // The last to go: the threads above use the pinned maps.
     _lock: place::Lock,
 }
 
@@ -154,6 +158,7 @@ impl Capture {
             endpoints,
             origins,
             slice,
+            watch: None,
             _log: log,
             _lock: lock,
         })
@@ -164,7 +169,7 @@ impl Capture {
     /// # Errors
     /// Too many, or the kernel's refusal; what was protected before then still is.
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr]) -> Result<(), Error> {
-        let wanted: Vec<Endpoint> = endpoints.iter().map(origin::endpoint).collect();
+        let wanted: HashSet<Endpoint> = endpoints.iter().map(origin::endpoint).collect();
         if wanted.len() > gateway_ebpf::MAX_ENDPOINTS {
             return Err(Error::TooManyEndpoints);
         }
@@ -188,7 +193,10 @@ impl Capture {
             .map("EVENTS")
             .map_err(|_| Error::AlreadyWatched)?;
         let listeners = self.loaded.map("LISTENERS")?;
-        watch::start(&self.slice, events.try_into()?, listeners.try_into()?)
+        let (watcher, worker) =
+            watch::start(&self.slice, events.try_into()?, listeners.try_into()?)?;
+        self.watch = Some(worker);
+        Ok(watcher)
     }
 
     /// Where accepted connections wanted to go.

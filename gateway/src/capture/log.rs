@@ -3,40 +3,28 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollTimeout;
 
 use super::Error;
+use super::worker::{Stop, Worker};
 
 /// Lines a second at most.
 const LINES: u64 = 20;
 
-/// How long the thread may outlive its capture.
-const TICK_MS: u16 = 500;
-
-/// Starts the thread that reads the log; it ends when the returned token is dropped.
-pub(super) fn start(ebpf: &mut Ebpf) -> Result<Arc<()>, Error> {
+/// Starts the thread that reads the log.
+pub(super) fn start(ebpf: &mut Ebpf) -> Result<Worker, Error> {
     let logger = EbpfLogger::init_with_logger(ebpf, ToTracing::new())
         .map_err(|_| Error::Incomplete("AYA_LOGS"))?;
-    let token = Arc::new(());
-    let alive = Arc::downgrade(&token);
-    thread::Builder::new()
-        .name("weir-ebpf-log".into())
-        .spawn(move || read(logger, &alive))
-        .map_err(Error::io("the thread for the eBPF log can't be started"))?;
-    Ok(token)
+    Worker::spawn("weir-ebpf-log", move |stop| read(logger, &stop))
+        .map_err(Error::io("the thread for the eBPF log can't be started"))
 }
 
-fn read(mut logger: EbpfLogger<ToTracing>, alive: &Weak<()>) {
-    while alive.strong_count() > 0 {
-        let mut fds = [PollFd::new(logger.as_fd(), PollFlags::POLLIN)];
-        // An error here is EINTR: flushing is right, waiting again is too.
-        let _ = poll(&mut fds, PollTimeout::from(TICK_MS));
+fn read(mut logger: EbpfLogger<ToTracing>, stop: &Stop) {
+    while stop.wait(logger.as_fd(), PollTimeout::NONE) {
         logger.flush();
     }
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use aya::maps::{Map, MapData};
 use gateway_ebpf::{Endpoint, OriginKey, Socket};
-use socket2::SockRef;
 
 use super::place::Slice;
 use super::{Error, kernel};
@@ -54,7 +53,7 @@ pub enum Miss {
         source: io::Error,
     },
     /// The socket could not be asked.
-    #[error("the connection's addresses can't be read")]
+    #[error("the connection's namespace can't be read")]
     Socket(#[source] io::Error),
     /// The map could not be asked.
     #[error("the origin can't be looked up")]
@@ -93,17 +92,14 @@ impl Origins {
         })
     }
 
-    /// Takes the origin of an accepted connection: a second call for it misses. A handful of system
-    /// calls, none of which waits.
+    /// Takes the origin of an accepted connection: a second call for it misses. `peer` is what
+    /// `accept` gave, which unlike `getpeername` names the client even if it has left already. A
+    /// handful of system calls, none of which waits.
     ///
     /// # Errors
     /// See [`Miss`]; the connection has to be closed then.
-    pub fn take(&self, stream: &impl AsFd) -> Result<Origin, Miss> {
+    pub fn take(&self, stream: &impl AsFd, peer: SocketAddr) -> Result<Origin, Miss> {
         let netns = kernel::netns_cookie(stream.as_fd()).map_err(Miss::Socket)?;
-        let peer = SockRef::from(stream).peer_addr().map_err(Miss::Socket)?;
-        let peer = peer
-            .as_socket()
-            .ok_or_else(|| Miss::Socket(io::ErrorKind::Unsupported.into()))?;
         let key = OriginKey {
             netns,
             source: endpoint(&peer),

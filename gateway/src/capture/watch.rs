@@ -11,14 +11,14 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{self, MapData, RingBuf};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollTimeout;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::place::Slice;
+use super::worker::{Stop, Worker};
 use super::{Error, netns};
 
 /// Time between two scans.
@@ -56,7 +56,8 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// The next event; `None` if the thread died, which leaves the agents without a database.
+    /// The next event; `None` once the capture is gone, or if its thread died, which leaves the agents
+    /// without a database.
     ///
     /// Cancel safe: no event is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<NamespaceEvent> {
@@ -69,7 +70,7 @@ pub(super) fn start(
     slice: &Slice,
     events: RingBuf<MapData>,
     listeners: maps::HashMap<MapData, u64, u32>,
-) -> Result<Watcher, Error> {
+) -> Result<(Watcher, Worker), Error> {
     let (sender, receiver) = unbounded_channel();
     let watch = Watch {
         slice: slice.path.clone(),
@@ -77,14 +78,12 @@ pub(super) fn start(
         sender,
         known: HashMap::new(),
         failed: HashSet::new(),
+        failing: false,
     };
-    thread::Builder::new()
-        .name("weir-watch".into())
-        .spawn(move || watch.run(events))
-        .map_err(Error::io(
-            "the thread that watches namespaces can't be started",
-        ))?;
-    Ok(Watcher { events: receiver })
+    let worker = Worker::spawn("weir-watch", move |stop| watch.run(events, &stop)).map_err(
+        Error::io("the thread that watches namespaces can't be started"),
+    )?;
+    Ok((Watcher { events: receiver }, worker))
 }
 
 struct Watch {
@@ -95,6 +94,8 @@ struct Watch {
     known: HashMap<u64, Known>,
     /// Inodes of namespaces that could not be entered; tried again at the next scan.
     failed: HashSet<u64>,
+    /// Whether the last attempt to open listeners failed: said once, not ten times a second.
+    failing: bool,
 }
 
 struct Known {
@@ -103,14 +104,13 @@ struct Known {
 }
 
 impl Watch {
-    fn run(mut self, mut events: RingBuf<MapData>) {
+    fn run(mut self, mut events: RingBuf<MapData>, stop: &Stop) {
         // What an earlier daemon left refuses connections until its namespace is found again.
         let stale: Vec<u64> = self.listeners.keys().filter_map(Result::ok).collect();
         self.scan();
         self.forget(&stale);
         let mut next_scan = Instant::now() + SCAN_EVERY;
-        while !self.sender.is_closed() {
-            wait(&events, next_scan);
+        while stop.wait(events.as_fd(), until(next_scan)) && !self.sender.is_closed() {
             while let Some(event) = events.next() {
                 if let Some(tid) = event.first_chunk() {
                     self.visit(u32::from_ne_bytes(*tid));
@@ -167,6 +167,9 @@ impl Watch {
             && error.kind() != io::ErrorKind::NotFound
         {
             self.failed.insert(inode);
+            if std::mem::replace(&mut self.failing, true) {
+                return;
+            }
             tracing::warn!(tid, %error, "no listener in an agent's network namespace, so it has no database");
         }
     }
@@ -180,6 +183,7 @@ impl Watch {
         self.listeners
             .insert(opened.cookie, u32::from(opened.port), 0)
             .map_err(io::Error::other)?;
+        self.failing = false;
         self.known.insert(inode, Known { id, idle: 0 });
         tracing::debug!(
             netns = id.0,
@@ -204,15 +208,11 @@ impl Watch {
     }
 }
 
-/// Waits for an event, at most until `deadline`.
-fn wait(events: &RingBuf<MapData>, deadline: Instant) {
+/// The time until `deadline`, none if it is over.
+fn until(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-    // EINTR only means that the loop turns once more.
-    let _ = poll(
-        &mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)],
-        timeout,
-    );
+    // `poll` counts in whole milliseconds: rounded up, it isn't called again and again at the end.
+    PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::ZERO)
 }
 
 /// Calls `visit` with each id in `file` of each cgroup from `slice` down. Cgroups come and go

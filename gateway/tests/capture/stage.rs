@@ -1,19 +1,23 @@
 //! One test's own slice, pins and network namespace, the agents in them, and a daemon. Everything is
 //! removed when the stage is dropped.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a part of tests, which end at what they don't expect"
+)]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
-use weir::capture::{Capture, Miss, NamespaceEvent, Origin, Origins, Settings, Watcher};
+use weir::capture::{Capture, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings, Watcher};
 
 /// Protected addresses that exist nowhere.
 pub(crate) const V4: &str = "10.77.0.1:5432";
@@ -227,8 +231,40 @@ impl Drop for Agent {
     }
 }
 
+/// What this process has logged.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins to collect the log of daemons that are started from now on in this process.
+pub(crate) fn log() -> Log {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .init();
+    log
+}
+
 /// One connection that the daemon has accepted.
 pub(crate) struct Accepted {
+    pub(crate) namespace: NetnsId,
     pub(crate) listener: SocketAddr,
     pub(crate) origin: Result<Origin, Miss>,
     /// A second attempt to take the same origin.
@@ -238,7 +274,7 @@ pub(crate) struct Accepted {
 pub(crate) struct Daemon {
     capture: Capture,
     accepted: mpsc::Receiver<Accepted>,
-    downs: mpsc::Receiver<()>,
+    downs: mpsc::Receiver<NetnsId>,
 }
 
 impl Daemon {
@@ -276,14 +312,14 @@ impl Daemon {
             .expect("a connection arrives")
     }
 
-    /// Waits until a namespace other than the host's went down; the shell that starts an agent is in
-    /// the host's, so both do.
-    pub(crate) fn wait_for_downs(&self, count: usize) {
-        for _ in 0..count + 1 {
-            self.downs
-                .recv_timeout(PATIENCE)
-                .expect("a namespace goes down");
-        }
+    /// Waits until this namespace went down.
+    pub(crate) fn wait_for_down(&self, namespace: NetnsId) {
+        while self
+            .downs
+            .recv_timeout(PATIENCE)
+            .expect("a namespace goes down")
+            != namespace
+        {}
     }
 }
 
@@ -292,7 +328,7 @@ fn serve(
     mut watcher: Watcher,
     origins: &Origins,
     connections: &mpsc::Sender<Accepted>,
-    down: &mpsc::Sender<()>,
+    down: &mpsc::Sender<NetnsId>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -305,7 +341,7 @@ fn serve(
                 NamespaceEvent::Up { id, listeners } => {
                     let accepting = listeners.into_iter().map(|listener| {
                         let (origins, connections) = (origins.clone(), connections.clone());
-                        tokio::task::spawn_local(accept(listener, origins, connections))
+                        tokio::task::spawn_local(accept(id, listener, origins, connections))
                     });
                     tasks.insert(id, accepting.collect::<Vec<_>>());
                 }
@@ -315,7 +351,7 @@ fn serve(
                         .into_iter()
                         .flatten()
                         .for_each(|task| task.abort());
-                    let _ = down.send(());
+                    let _ = down.send(id);
                 }
             }
         }
@@ -323,20 +359,22 @@ fn serve(
 }
 
 async fn accept(
+    namespace: NetnsId,
     listener: std::net::TcpListener,
     origins: Origins,
     connections: mpsc::Sender<Accepted>,
 ) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let origin = origins.take(&stream);
-        let again = origins.take(&stream);
+        let (mut stream, peer) = listener.accept().await.unwrap();
+        let origin = origins.take(&stream, peer);
+        let again = origins.take(&stream, peer);
         if origin.is_ok() {
             let _ = stream.write_all(b"weir").await;
         }
         let listener = listener.local_addr().unwrap();
         let _ = connections.send(Accepted {
+            namespace,
             listener,
             origin,
             again,
