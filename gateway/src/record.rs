@@ -275,7 +275,7 @@ pub fn check_writable(dir: &Path) -> Result<(), Error> {
         .map_err(|e| Error::io("write in", dir, e.into()))?;
     let fs = nix::sys::statvfs::statvfs(dir)
         .map_err(|e| Error::io("see the free space of", dir, e.into()))?;
-    let free = u64::from(fs.blocks_available()).saturating_mul(u64::from(fs.fragment_size()));
+    let free = fs.blocks_available().saturating_mul(fs.fragment_size());
     if free < RESERVE {
         return Err(Error::Full {
             dir: dir.to_owned(),
