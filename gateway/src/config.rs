@@ -18,6 +18,8 @@ pub use diagnostic::Diagnostic;
 pub use host::Host;
 
 use crate::identity::Matcher;
+use crate::record::Durability;
+use crate::session::Results;
 use crate::upstream::{self, Login, Target, Tls, TlsMode};
 
 /// Where the configuration is, unless `--config` says otherwise.
@@ -91,28 +93,6 @@ pub struct Journal {
     pub durability: Durability,
     /// What of the results is recorded.
     pub results: Results,
-}
-
-/// How far a record must be before its statement is forwarded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// Handed to the kernel: survives the daemon's death.
-    #[default]
-    Os,
-    /// On the disk: survives the machine's.
-    Disk,
-}
-
-/// What of the results is recorded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Results {
-    /// Every row, as the client got it.
-    #[default]
-    Full,
-    /// Counts and a hash over the rows.
-    Digest,
-    /// Counts.
-    None,
 }
 
 /// A database server, or several that hold the same data.

@@ -259,3 +259,9 @@ fn refuse(message: String, hint: &str) -> Deny {
         sqlstate: INSUFFICIENT_PRIVILEGE,
     }
 }
+
+/// Whether a client may set this (lower-case) setting at its start-up, which no rule is asked
+/// about.
+pub fn is_harmless_setting(name: &str) -> bool {
+    name != "*" && settings::is_harmless(name)
+}

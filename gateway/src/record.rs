@@ -67,7 +67,7 @@ pub use entry::{
 pub use frame::MAX_PAYLOAD;
 
 pub use index::{Filter, Index, SessionRow, journals, reindex};
-pub use journal::{COMMIT_AT, Recorded, SessionJournal};
+pub use journal::{COMMIT_AT, Recorded, SessionJournal, Written};
 pub use open::{Close, CloseReason, SessionId, SessionOpen, Upstream};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
 pub use summary::{Group, State, Summary};

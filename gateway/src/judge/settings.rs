@@ -51,6 +51,11 @@ const HARMLESS: [&str; 28] = [
     "xmloption",
 ];
 
+/// Whether a setting, by its lower-case name, needs no rule.
+pub(super) fn is_harmless(name: &str) -> bool {
+    HARMLESS.contains(&name)
+}
+
 /// Refuses what changes a fixed setting, or one whose name can't be read off the statement.
 pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
     let calls_set_config = statement
