@@ -194,3 +194,6 @@ fn one_line(sql: &str) -> String {
         None => escape(&line).into_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;
