@@ -31,7 +31,7 @@ pub fn installed() -> PathBuf {
 /// The Python of the virtual environment that holds psycopg, asyncpg and pg8000.
 #[must_use]
 pub fn python() -> PathBuf {
-    installed().join("venv/bin/python")
+    installed().join("python/bin/python")
 }
 
 /// The folder that holds node-postgres, for `NODE_PATH`.
