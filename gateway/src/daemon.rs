@@ -24,7 +24,6 @@ use tokio::task::AbortHandle;
 
 use crate::capture::{Capture, NamespaceEvent, NetnsId, Settings, Watcher};
 use crate::config::Config;
-use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
 use crate::policy_store::{self, PolicyStore};
 use crate::record::{self, Recorder};
@@ -107,9 +106,7 @@ async fn up(config: Config) -> anyhow::Result<()> {
         namespaces: Mutex::default(),
         config,
     });
-    let control = control::bind(&running.config.paths.socket())?;
     tokio::spawn(policies.run());
-    tokio::spawn(control::serve(control, handle(&running)));
     let socket = running.config.paths.socket();
     serve(Arc::clone(&running), capture, (watcher, authority)).await;
     let _ = drain.send(true);

@@ -53,5 +53,5 @@ pub mod session;
 pub mod cli;
 pub mod config;
 pub mod control;
-// pub mod daemon;
+pub mod daemon;
 pub mod doctor;

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::{Entry, Totals, kind};
-use super::frame::{self, Chain, PIECE, put_frame};
-use super::sync::Synced;
+use super::frame::{self, Framer, PIECE};
 use super::open::{Close, CloseReason, SessionId, SessionOpen};
+use super::sync::Synced;
 use super::{Error, Shared};
 
 /// Pending bytes from which on a session should commit before it appends more.
@@ -35,7 +35,7 @@ pub struct SessionJournal {
     file: Arc<File>,
     /// The directory that holds the file.
     day_dir: Arc<File>,
-    chain: Chain,
+    framer: Framer,
     /// Whole frames to be written; lent by [`BUFFERS`].
     pending: Vec<u8>,
     /// Bytes in the file.
@@ -71,7 +71,7 @@ impl SessionJournal {
             shared,
             id: open.id,
             file: Arc::new(file),
-            chain: frame::first_chain(&header),
+            framer: Framer::new(&header),
             pending,
             written: 0,
             synced_to: Arc::default(),
@@ -172,6 +172,12 @@ impl SessionJournal {
         self.synced_to.load(Ordering::Acquire) < self.written
     }
 
+    /// Bytes of buffer that this journal holds.
+    #[cfg(test)]
+    pub(super) fn buffer_held(&self) -> usize {
+        self.pending.capacity()
+    }
+
     fn put_entry(&mut self, entry: &Entry<'_>) {
         self.put(entry.kind(), |out| entry.encode(out));
     }
@@ -183,7 +189,7 @@ impl SessionJournal {
         if self.pending.capacity() == 0 {
             self.pending = lend_buffer();
         }
-        if let Err(size) = put_frame(&mut self.pending, &mut self.chain, kind, encode) {
+        if let Err(size) = self.framer.put(&mut self.pending, kind, encode) {
             self.failed = Some(Failure::TooLarge(size));
         }
     }
