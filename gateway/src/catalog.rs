@@ -299,3 +299,72 @@ fn in_scope(schema: &str, named: Option<&str>, path: Option<&[Box<str>]>) -> boo
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog(schemas: &[&str]) -> Catalog {
+        let row = |(oid, schema): (u32, &&str)| RelationRow {
+            oid,
+            schema: (*schema).into(),
+            name: "t".into(),
+            kind: 'r',
+        };
+        let function = |(oid, schema): (u32, &&str)| FunctionRow {
+            oid,
+            schema: (*schema).into(),
+            name: "f".into(),
+            volatility: 'i',
+            kind: 'f',
+            language: "internal".into(),
+        };
+        Catalog::build(SnapshotRows {
+            relations: (1..).zip(schemas).map(row).collect(),
+            functions: (16380..).zip(schemas).map(function).collect(),
+            ..SnapshotRows::default()
+        })
+    }
+
+    fn name(schema: Option<&str>, name: &str) -> sql::Name {
+        sql::Name {
+            schema: schema.map(Into::into),
+            name: name.into(),
+        }
+    }
+
+    const SCHEMAS: [&str; 5] = ["public", "other", "pg_catalog", "pg_temp_3", "pg_temporal"];
+
+    #[test]
+    fn a_name_means_every_relation_that_it_can_mean() {
+        let catalog = catalog(&SCHEMAS);
+        let meant = |schema, path: Option<&[&str]>| {
+            let path: Option<Vec<Box<str>>> =
+                path.map(|path| path.iter().map(|schema| (*schema).into()).collect());
+            let found = catalog.resolve(&name(schema, "t"), path.as_deref());
+            found.iter().map(|r| &*r.schema).collect::<Vec<_>>()
+        };
+        assert_eq!(meant(None, None), SCHEMAS);
+        assert_eq!(meant(None, Some(&["$user", "public"])), SCHEMAS);
+        assert_eq!(
+            meant(None, Some(&["public"])),
+            ["public", "pg_catalog", "pg_temp_3"]
+        );
+        assert_eq!(meant(Some("other"), Some(&["public"])), ["other"]);
+        assert_eq!(meant(Some("pg_temp"), None), ["pg_temp_3"]);
+        assert!(catalog.resolve(&name(None, "u"), None).is_empty());
+    }
+
+    #[test]
+    fn a_function_is_built_in_by_schema_and_oid() {
+        let catalog = catalog(&SCHEMAS);
+        let builtin = |schema| {
+            let found: Vec<_> = catalog.functions(&name(Some(schema), "f")).collect();
+            assert_eq!(found.len(), 1);
+            found[0].builtin
+        };
+        assert_eq!((builtin("pg_catalog"), builtin("public")), (true, false));
+        assert_eq!(catalog.functions(&name(None, "f")).count(), SCHEMAS.len());
+        assert!(catalog.function(16384).is_some_and(|f| !f.builtin));
+    }
+}

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::nodetree::{self, Rule};
-use super::rows::{FunctionRow, SnapshotRows, TypeRow};
+use super::rows::{ColumnRow, FunctionRow, InheritsRow, RelationRow, SnapshotRows, TypeRow};
 use super::{
     AttNum, Catalog, Column, Depends, FIRST_NORMAL_OID, Function, FunctionKind, Oid, Origin,
     RelKind, Relation, Type, TypeKind, Volatility,
@@ -14,96 +14,98 @@ use super::{
 pub(super) fn build(rows: SnapshotRows) -> Catalog {
     let mut catalog = Catalog {
         generation: generation(&rows),
+        types: Arc::new(rows.types.into_iter().map(type_of).collect()),
         ..Catalog::default()
     };
     for row in rows.functions {
         add_function(&mut catalog, row);
     }
-    catalog.types = Arc::new(rows.types.into_iter().map(type_of).collect());
     for row in rows.relations {
-        let Some(kind) = relation_kind(row.kind) else {
-            continue;
-        };
-        if catalog.by_oid.contains_key(&row.oid) {
-            continue;
-        }
-        let index = catalog.relations.len();
-        catalog.by_oid.insert(row.oid, index);
-        catalog
-            .by_name
-            .entry(row.name.clone())
-            .or_default()
-            .push(index);
-        catalog.relations.push(Relation {
-            oid: row.oid,
-            schema: row.schema,
-            name: row.name,
-            kind,
-            columns: Vec::new(),
-            depends: depends_without_rule(kind, row.oid),
-            reads: Vec::new(),
-            functions: Vec::new(),
-            parents: Vec::new(),
-            children: Vec::new(),
-        });
+        add_relation(&mut catalog, row);
     }
-    for row in rows.columns {
-        let Some(&index) = catalog.by_oid.get(&row.relation) else {
-            continue;
-        };
-        let relation = &mut catalog.relations[index];
-        let origin = if is_view(relation.kind) {
-            Origin::Opaque
-        } else {
-            Origin::Own
-        };
-        relation.columns.push(Column {
-            attnum: row.attnum,
-            name: row.name,
-            type_oid: row.type_oid,
-            typmod: row.typmod,
-            origin,
-            via: None,
-        });
-    }
-    for relation in &mut catalog.relations {
-        relation.columns.sort_by_key(|column| column.attnum);
-    }
+    add_columns(&mut catalog, rows.columns);
     for row in rows.inherits {
-        if let (Some(&child), Some(&parent)) = (
-            catalog.by_oid.get(&row.child),
-            catalog.by_oid.get(&row.parent),
-        ) {
-            catalog.relations[child].parents.push(row.parent);
-            catalog.relations[parent].children.push(row.child);
-        }
+        add_inheritance(&mut catalog, &row);
     }
     let mut columns_of: HashMap<Oid, Vec<(Oid, AttNum)>> = HashMap::new();
     for (view, relation, attnum) in rows.depends {
         columns_of.entry(view).or_default().push((relation, attnum));
     }
     for row in rows.rules {
-        let Some(&index) = catalog.by_oid.get(&row.view) else {
-            continue;
-        };
-        if let Ok(rule) = nodetree::parse(&row.action) {
-            apply_rule(
-                &mut catalog,
-                index,
-                rule,
-                columns_of.remove(&row.view).unwrap_or_default(),
-            );
+        // A rule that isn't understood leaves its view opaque.
+        if let (Some(&index), Ok(rule)) =
+            (catalog.by_oid.get(&row.view), nodetree::parse(&row.action))
+        {
+            let depends = columns_of.remove(&row.view).unwrap_or_default();
+            apply_rule(&mut catalog, index, rule, depends);
         }
     }
     trace_origins(&mut catalog);
-    catalog.extents = Arc::new(
-        catalog
-            .relations
-            .iter()
-            .map(|r| (r.oid, r.columns.last().map_or(0, |column| column.attnum)))
-            .collect(),
-    );
     catalog
+}
+
+fn add_relation(catalog: &mut Catalog, row: RelationRow) {
+    let Some(kind) = relation_kind(row.kind) else {
+        return;
+    };
+    let index = catalog.relations.len();
+    catalog.by_oid.insert(row.oid, index);
+    catalog
+        .by_name
+        .entry(row.name.clone())
+        .or_default()
+        .push(index);
+    catalog.relations.push(Relation {
+        oid: row.oid,
+        schema: row.schema,
+        name: row.name,
+        kind,
+        columns: Vec::new(),
+        depends: depends_without_rule(kind, row.oid),
+        reads: Vec::new(),
+        functions: Vec::new(),
+        parents: Vec::new(),
+        children: Vec::new(),
+    });
+}
+
+fn add_columns(catalog: &mut Catalog, rows: Vec<ColumnRow>) {
+    for row in rows {
+        let Some(&index) = catalog.by_oid.get(&row.relation) else {
+            continue;
+        };
+        let relation = &mut catalog.relations[index];
+        relation.columns.push(Column {
+            attnum: row.attnum,
+            name: row.name,
+            type_oid: row.type_oid,
+            typmod: row.typmod,
+            origin: if is_view(relation.kind) {
+                Origin::Opaque
+            } else {
+                Origin::Own
+            },
+            via: None,
+        });
+    }
+    let mut extents = HashMap::with_capacity(catalog.relations.len());
+    for relation in &mut catalog.relations {
+        relation.columns.sort_by_key(|column| column.attnum);
+        let last = relation.columns.last().map_or(0, |column| column.attnum);
+        extents.insert(relation.oid, last);
+    }
+    catalog.extents = Arc::new(extents);
+}
+
+fn add_inheritance(catalog: &mut Catalog, row: &InheritsRow) {
+    // Indexes inherit too, and aren't here.
+    if let (Some(&child), Some(&parent)) = (
+        catalog.by_oid.get(&row.child),
+        catalog.by_oid.get(&row.parent),
+    ) {
+        catalog.relations[child].parents.push(row.parent);
+        catalog.relations[parent].children.push(row.child);
+    }
 }
 
 /// Never 0 for anything that was loaded, so that it differs from the empty catalog's.

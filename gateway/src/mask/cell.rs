@@ -379,3 +379,250 @@ fn write_uuid(key: &Keyed, format: Format, value: &[u8], out: &mut Vec<u8>) -> b
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEXT: Kind = Kind::Text {
+        limit: None,
+        padded: false,
+    };
+
+    fn varchar(limit: u32) -> Kind {
+        Kind::Text {
+            limit: Some(limit),
+            padded: false,
+        }
+    }
+
+    fn char_of(limit: u32) -> Kind {
+        Kind::Text {
+            limit: Some(limit),
+            padded: true,
+        }
+    }
+
+    fn masked_as(mask: &Mask, kind: Kind, format: Format, value: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        CellMask::compile(mask, kind, format)
+            .write(value, &mut out)
+            .then_some(out)
+    }
+
+    fn masked(mask: &Mask, kind: Kind, value: &str) -> String {
+        let bytes = masked_as(mask, kind, Format::Text, value.as_bytes()).expect("not NULL");
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    fn partial(keep_first: u16, keep_last: u16) -> Mask {
+        Mask::Partial {
+            keep_first,
+            keep_last,
+            with: '*',
+        }
+    }
+
+    fn hmac() -> Mask {
+        Mask::Hmac {
+            key: Arc::new(Key::new(b"secret".to_vec())),
+        }
+    }
+
+    #[test]
+    fn redacted_text_is_the_same_for_every_value_and_fits_the_column() {
+        assert_eq!(masked(&Mask::Redact, TEXT, "a"), "[redacted]");
+        assert_eq!(masked(&Mask::Redact, varchar(3), "abc"), "[re");
+        assert_eq!(
+            masked(&Mask::Redact, char_of(12), "abc         "),
+            "[redacted]  "
+        );
+        assert_eq!(
+            masked(&Mask::Constant("unknown".into()), varchar(4), "x"),
+            "unkn"
+        );
+    }
+
+    #[test]
+    fn partial_keeps_whole_characters_and_never_a_whole_value() {
+        assert_eq!(masked(&partial(0, 4), TEXT, "123-45-6789"), "*******6789");
+        assert_eq!(masked(&partial(2, 1), TEXT, "äöüß€"), "äö**€");
+        assert_eq!(masked(&partial(0, 4), TEXT, "6789"), "****");
+        assert_eq!(masked(&partial(0, 4), TEXT, "12345"), "*2345");
+        assert_eq!(masked(&partial(2, 2), TEXT, "abc"), "***");
+        assert_eq!(masked(&partial(0, 0), TEXT, ""), "");
+        assert_eq!(masked(&partial(u16::MAX, u16::MAX), TEXT, "abc"), "***");
+        let wide = Mask::Partial {
+            keep_first: 1,
+            keep_last: 0,
+            with: '●',
+        };
+        assert_eq!(masked(&wide, TEXT, "abc"), "a●●");
+    }
+
+    #[test]
+    fn padding_is_no_part_of_a_value() {
+        assert_eq!(masked(&partial(0, 4), char_of(8), "123456  "), "**3456  ");
+        assert_eq!(masked(&partial(0, 4), char_of(8), "1234    "), "****    ");
+        let padded = masked(&hmac(), char_of(40), &format!("{:40}", "abc"));
+        assert_eq!(padded, format!("{:40}", masked(&hmac(), TEXT, "abc")));
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_redacted_whole() {
+        let bytes = masked_as(&partial(1, 1), TEXT, Format::Text, b"abc\xff");
+        assert_eq!(bytes.as_deref(), Some(&b"[redacted]"[..]));
+    }
+
+    #[test]
+    fn email_shows_the_domain_and_one_character_of_several() {
+        assert_eq!(
+            masked(&Mask::Email, TEXT, "jane@example.com"),
+            "j***@example.com"
+        );
+        assert_eq!(
+            masked(&Mask::Email, TEXT, "j@example.com"),
+            "***@example.com"
+        );
+        for value in ["jane", "@example.com", "jane@", "a@b: 123-45-6789", ""] {
+            assert_eq!(masked(&Mask::Email, TEXT, value), "[redacted]", "{value}");
+        }
+        assert_eq!(masked(&Mask::Email, varchar(5), "ab@cd"), "[reda");
+    }
+
+    #[test]
+    fn card_shows_the_last_four_digits_of_what_can_be_a_card() {
+        assert_eq!(
+            masked(&Mask::Card, TEXT, "4111-1111 1111-1234"),
+            "************1234"
+        );
+        assert_eq!(
+            masked(&Mask::Card, varchar(13), "411111111 234"),
+            "*********1234"
+        );
+        for value in [
+            "41111111123",
+            "41111111111111111234",
+            "4111x11111111234",
+            "",
+        ] {
+            assert_eq!(masked(&Mask::Card, TEXT, value), "[redacted]", "{value}");
+        }
+    }
+
+    #[test]
+    fn pseudonyms_are_those_of_hmac_sha_256_and_the_same_in_text_and_binary() {
+        // printf abc | openssl dgst -sha256 -hmac secret
+        assert_eq!(
+            masked(&hmac(), TEXT, "abc"),
+            "9946dad4e00e913fc8be8e5d3f7e110a"
+        );
+        assert_eq!(masked(&hmac(), varchar(5), "abc"), "9946d");
+        let text = masked(&hmac(), Kind::Int(4), "-42");
+        let value = (-42_i32).to_be_bytes();
+        let binary = masked_as(&hmac(), Kind::Int(4), Format::Binary, &value).expect("valid");
+        let number = i32::from_be_bytes(binary.try_into().expect("four bytes"));
+        assert_eq!((number.to_string(), number >= 0), (text, true));
+        let uuid = uuid::uuid!("c0ffee00-0000-4000-8000-000000000001");
+        let text = masked(&hmac(), Kind::Uuid, &uuid.to_string());
+        let binary =
+            masked_as(&hmac(), Kind::Uuid, Format::Binary, uuid.as_bytes()).expect("valid");
+        let pseudonym = uuid::Uuid::from_slice(&binary).expect("16 bytes");
+        assert_eq!(pseudonym.to_string(), text);
+        assert_eq!(
+            (pseudonym.get_version_num(), pseudonym.get_variant()),
+            (8, uuid::Variant::RFC4122)
+        );
+        let text = masked(&hmac(), Kind::Jsonb, "{}");
+        let binary = masked_as(&hmac(), Kind::Jsonb, Format::Binary, b"\x01{}").expect("valid");
+        assert_eq!(binary, [b"\x01", text.as_bytes()].concat());
+    }
+
+    #[test]
+    fn a_value_that_is_not_of_its_type_becomes_null() {
+        assert_eq!(masked_as(&hmac(), Kind::Int(4), Format::Text, b"12x"), None);
+        assert_eq!(
+            masked_as(&hmac(), Kind::Int(4), Format::Binary, b"123"),
+            None
+        );
+        assert_eq!(
+            masked_as(&hmac(), Kind::Uuid, Format::Binary, b"short"),
+            None
+        );
+        assert_eq!(
+            masked_as(&Mask::Redact, Kind::Other, Format::Text, b"x"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_constant_that_is_no_value_of_the_type_is_redacted() {
+        let constant = |text: &str| Mask::Constant(text.into());
+        assert_eq!(masked(&constant("42"), Kind::Int(2), "1"), "42");
+        for (text, kind) in [
+            ("70000", Kind::Int(2)),
+            ("x", Kind::Numeric),
+            ("inf", Kind::Float8),
+        ] {
+            assert_eq!(masked(&constant(text), kind, "1"), "0", "{text}");
+        }
+        assert_eq!(
+            masked(&constant("1970-01-01"), Kind::Timestamp, "x"),
+            "1970-01-01 00:00:00"
+        );
+        let binary = masked_as(&constant("1999-12-31"), Kind::Date, Format::Binary, &[0; 4]);
+        assert_eq!(binary, Some((-1_i32).to_be_bytes().to_vec()));
+        assert_eq!(
+            masked(&constant("{\"a\":"), Kind::Json, "1"),
+            "\"[redacted]\""
+        );
+    }
+
+    #[test]
+    fn masks_are_ordered_from_strict_to_lax() {
+        let ordered = [
+            Mask::Null,
+            Mask::Redact,
+            Mask::Constant("a".into()),
+            Mask::Constant("b".into()),
+            hmac(),
+            partial(0, 0),
+            partial(1, 2),
+            partial(0, 4),
+            Mask::Card,
+            partial(3, 2),
+            Mask::Email,
+        ];
+        assert!(ordered.is_sorted_by(|a, b| a < b && crate::mask::strictest(b, a) == a));
+    }
+
+    proptest! {
+        #[test]
+        fn no_mask_of_text_exceeds_the_column_or_breaks_utf_8(
+            value in "\\PC{0,20}", limit in 1_u32..24, first in 0_u16..6, last in 0_u16..6, padded: bool,
+        ) {
+            let value: String = value.chars().take(limit as usize).collect();
+            let value = if padded { format!("{value:0$}", limit as usize) } else { value };
+            for mask in [Mask::Redact, Mask::Constant("constant".into()), Mask::Email, Mask::Card, hmac(), partial(first, last)] {
+                let shown = masked(&mask, Kind::Text { limit: Some(limit), padded }, &value);
+                let length = shown.chars().count();
+                prop_assert!(length == limit as usize || (!padded && length < limit as usize));
+            }
+        }
+
+        #[test]
+        fn integers_stay_in_range_for_every_width(value: i64, bytes in proptest::collection::vec(any::<u8>(), 0..10)) {
+            for (width, max) in [(2, i64::from(i16::MAX)), (4, i64::from(i32::MAX)), (8, i64::MAX)] {
+                let shown: i64 = masked(&hmac(), Kind::Int(width), &value.to_string()).parse().expect("a number");
+                prop_assert!((0..=max).contains(&shown));
+                let _ = masked_as(&hmac(), Kind::Int(width), Format::Binary, &bytes);
+                let _ = masked_as(&hmac(), Kind::Uuid, Format::Binary, &bytes);
+                let _ = masked_as(&hmac(), Kind::Jsonb, Format::Binary, &bytes);
+            }
+        }
+    }
+}

@@ -266,3 +266,151 @@ fn write_cell(mask: &CellMask, value: &[u8], out: &mut Vec<u8>) -> Result<(), Ma
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plan(columns: u16, masked: &[u16], mask: &Mask, kind: Kind) -> RowPlan {
+        let masked: Vec<_> = masked
+            .iter()
+            .map(|&index| MaskedColumn {
+                index,
+                mask: mask.clone(),
+                kind,
+                format: 0,
+            })
+            .collect();
+        RowPlan::compile(columns, masked.into(), |column| column.format)
+    }
+
+    fn row(cells: &[Option<Vec<u8>>]) -> Vec<u8> {
+        let mut body = (cells.len() as u16).to_be_bytes().to_vec();
+        for cell in cells {
+            body.extend(
+                cell.as_ref()
+                    .map_or(-1, |cell| cell.len() as i32)
+                    .to_be_bytes(),
+            );
+            body.extend(cell.iter().flatten());
+        }
+        body
+    }
+
+    fn cells(frame: &[u8]) -> Vec<Option<Vec<u8>>> {
+        assert_eq!(frame[0], b'D');
+        assert_eq!(frame[1..5], (frame.len() as i32 - 1).to_be_bytes());
+        let (mut rest, mut cells) = (&frame[7..], Vec::new());
+        for _ in 0..u16::from_be_bytes([frame[5], frame[6]]) {
+            let length = i32::from_be_bytes(rest[..4].try_into().expect("four bytes"));
+            rest = &rest[4..];
+            cells.push(
+                usize::try_from(length)
+                    .ok()
+                    .map(|length| rest[..length].to_vec()),
+            );
+            rest = &rest[length.max(0) as usize..];
+        }
+        assert_eq!(rest, b"");
+        cells
+    }
+
+    const TEXT: Kind = Kind::Text {
+        limit: None,
+        padded: false,
+    };
+
+    fn some(text: &str) -> Option<Vec<u8>> {
+        Some(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn masked_cells_are_replaced_and_null_stays_null() {
+        let plan = plan(4, &[1, 2], &Mask::Redact, TEXT);
+        let mut out = b"before".to_vec();
+        let body = row(&[some("1"), some("123-45-6789"), None, some("x")]);
+        assert_eq!(plan.apply(&body, &mut out), Ok(1));
+        assert_eq!(
+            cells(&out[6..]),
+            [some("1"), some("[redacted]"), None, some("x")]
+        );
+        assert_eq!(plan.masked().collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn rows_that_are_not_as_planned_are_malformed_and_write_nothing() {
+        let plan = plan(2, &[0], &Mask::Redact, TEXT);
+        let good = row(&[some("a"), some("b")]);
+        let bodies = [
+            row(&[some("a")]),
+            row(&[some("a"), some("b"), None]),
+            [good.as_slice(), b"x"].concat(),
+            [
+                b"\0\x02".as_slice(),
+                &(-2_i32).to_be_bytes(),
+                &(-1_i32).to_be_bytes(),
+            ]
+            .concat(),
+            [b"\0\x02".as_slice(), &i32::MAX.to_be_bytes(), b"a"].concat(),
+        ];
+        let truncated = (0..good.len()).map(|end| good[..end].to_vec());
+        for body in bodies.into_iter().chain(truncated) {
+            let mut out = b"before".to_vec();
+            assert_eq!(plan.apply(&body, &mut out), Err(Malformed), "{body:?}");
+            assert_eq!(out, b"before");
+        }
+    }
+
+    #[test]
+    fn formats_are_as_bind_gives_them_and_nonsense_is_null() {
+        let plan = plan(2, &[1], &Mask::Redact, Kind::Int(4));
+        let shown = |formats: &[i16]| {
+            let mut out = Vec::new();
+            plan.with_formats(formats)
+                .apply(&row(&[some("1"), some("1234")]), &mut out)
+                .expect("well-formed");
+            cells(&out)[1].clone()
+        };
+        let (text, binary) = (some("0"), Some(vec![0; 4]));
+        assert_eq!(
+            [shown(&[]), shown(&[0]), shown(&[1, 0])],
+            [text.clone(), text.clone(), text]
+        );
+        assert_eq!([shown(&[1]), shown(&[0, 1])], [binary.clone(), binary]);
+        assert_eq!([shown(&[2]), shown(&[1, 1, 1])], [None, None]);
+    }
+
+    proptest! {
+        #[test]
+        fn cells_that_are_not_masked_are_the_same_bytes(
+            row_cells in proptest::collection::vec(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9)), 1..12),
+            masked in proptest::collection::btree_set(0_u16..12, 0..12),
+        ) {
+            let masked: Vec<u16> = masked.into_iter().filter(|&i| usize::from(i) < row_cells.len()).collect();
+            let plan = plan(row_cells.len() as u16, &masked, &Mask::Redact, TEXT);
+            let mut out = Vec::new();
+            let changed = plan.apply(&row(&row_cells), &mut out).expect("well-formed");
+            let mut expected = row_cells.clone();
+            let mut count = 0;
+            for &index in &masked {
+                if let Some(cell) = &mut expected[usize::from(index)] {
+                    *cell = b"[redacted]".to_vec();
+                    count += 1;
+                }
+            }
+            prop_assert_eq!(cells(&out), expected);
+            prop_assert_eq!(changed, count);
+        }
+
+        #[test]
+        fn any_body_is_survived(columns in 0_u16..5, body in proptest::collection::vec(prop_oneof![Just(0_u8), 0..8_u8, any::<u8>()], 0..60)) {
+            let masked: Vec<u16> = (0..columns).collect();
+            let mut out = Vec::new();
+            if plan(columns, &masked, &Mask::Email, TEXT).apply(&body, &mut out).is_err() {
+                prop_assert_eq!(out, b"");
+            }
+        }
+    }
+}

@@ -354,3 +354,318 @@ fn kin<'a>(catalog: &'a Catalog, relation: &'a Relation) -> Vec<&'a Relation> {
         .filter_map(|oid| catalog.relation(oid))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{ColumnRow, Facts, InheritsRow, RelationRow, RuleRow, SnapshotRows};
+
+    fn relation(oid: Oid, name: &str, kind: char) -> RelationRow {
+        RelationRow {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            kind,
+        }
+    }
+
+    /// A rule of these (origin, column) outputs that reads these relations and calls these functions.
+    fn rule(view: Oid, reads: &[Oid], outputs: &[(Oid, AttNum)], functions: &[Oid]) -> RuleRow {
+        let tables: String = reads
+            .iter()
+            .map(|oid| format!("{{RTE :relid {oid}}} "))
+            .collect();
+        let calls: String = functions
+            .iter()
+            .map(|oid| format!("{{F :funcid {oid}}} "))
+            .collect();
+        let targets: String = (1..)
+            .zip(outputs)
+            .map(|(resno, (oid, attnum))| {
+                format!(
+                    "{{TARGETENTRY :resno {resno} :resorigtbl {oid} :resorigcol {attnum} :resjunk false}} "
+                )
+            })
+            .collect();
+        let action =
+            format!("({{QUERY :rtable ({tables}) :calls ({calls}) :targetList ({targets})}})");
+        RuleRow {
+            view,
+            action: action.into(),
+        }
+    }
+
+    const CUSTOMERS: Oid = 20_000;
+    const CHILD: Oid = 20_001;
+    const SIBLING: Oid = 20_002;
+    const GRANDCHILD: Oid = 20_003;
+    const PLAIN: Oid = 20_010;
+    const OVER_PLAIN: Oid = 20_011;
+    const UNION: Oid = 20_012;
+    const OVER_UNION: Oid = 20_013;
+    const FILTERED: Oid = 20_014;
+    const CODE: Oid = 20_015;
+    const RULELESS: Oid = 20_016;
+    const COUNT: Oid = 20_017;
+    const SYSTEM_VIEW: Oid = 12_000;
+
+    /// Tables of (id, ssn) and views over them.
+    fn catalog() -> Catalog {
+        let mut rows = SnapshotRows {
+            relations: vec![
+                relation(CUSTOMERS, "customers", 'p'),
+                relation(CHILD, "child", 'p'),
+                relation(SIBLING, "sibling", 'r'),
+                relation(GRANDCHILD, "grandchild", 'r'),
+                relation(PLAIN, "plain", 'v'),
+                relation(OVER_PLAIN, "over_plain", 'v'),
+                relation(UNION, "onion", 'm'),
+                relation(OVER_UNION, "over_union", 'v'),
+                relation(FILTERED, "filtered", 'v'),
+                relation(CODE, "code", 'v'),
+                relation(RULELESS, "ruleless", 'v'),
+                relation(COUNT, "count", 'v'),
+                relation(SYSTEM_VIEW, "pg_view", 'v'),
+            ],
+            inherits: vec![
+                InheritsRow {
+                    child: CHILD,
+                    parent: CUSTOMERS,
+                },
+                InheritsRow {
+                    child: SIBLING,
+                    parent: CUSTOMERS,
+                },
+                InheritsRow {
+                    child: GRANDCHILD,
+                    parent: CHILD,
+                },
+            ],
+            rules: vec![
+                rule(PLAIN, &[CUSTOMERS], &[(CUSTOMERS, 1), (CUSTOMERS, 2)], &[]),
+                rule(OVER_PLAIN, &[PLAIN], &[(PLAIN, 2), (PLAIN, 1)], &[]),
+                rule(UNION, &[CUSTOMERS], &[(CUSTOMERS, 1), (0, 0)], &[]),
+                rule(OVER_UNION, &[UNION], &[(UNION, 1), (UNION, 2)], &[]),
+                rule(
+                    FILTERED,
+                    &[CUSTOMERS],
+                    &[(CUSTOMERS, 1), (CUSTOMERS, 1)],
+                    &[],
+                ),
+                rule(CODE, &[], &[(0, 0), (0, 0)], &[30_000]),
+                rule(COUNT, &[CUSTOMERS], &[(0, 0), (0, 0)], &[]),
+            ],
+            depends: vec![
+                (PLAIN, CUSTOMERS, 1),
+                (PLAIN, CUSTOMERS, 2),
+                (OVER_PLAIN, PLAIN, 1),
+                (OVER_PLAIN, PLAIN, 2),
+                (UNION, CUSTOMERS, 1),
+                (UNION, CUSTOMERS, 2),
+                (OVER_UNION, UNION, 1),
+                (OVER_UNION, UNION, 2),
+                (FILTERED, CUSTOMERS, 1),
+                (FILTERED, CUSTOMERS, 2),
+            ],
+            ..SnapshotRows::default()
+        };
+        for relation in &rows.relations {
+            for (attnum, name) in [(1, "id"), (2, "ssn")] {
+                rows.columns.push(ColumnRow {
+                    relation: relation.oid,
+                    attnum,
+                    name: name.into(),
+                    type_oid: 25,
+                    typmod: -1,
+                });
+            }
+        }
+        Catalog::build(rows)
+    }
+
+    fn request(object: &'static str, column: &str, mask: Mask) -> Request {
+        Request {
+            objects: Arc::new(move |schema, name| {
+                schema.is_none_or(|s| s == "public") && name == object
+            }),
+            columns: [column.into()].into(),
+            mask,
+            rule: "rule".into(),
+        }
+    }
+
+    fn masks(requests: &[(&'static str, &str, Mask)]) -> MaskSet {
+        let requests = requests
+            .iter()
+            .map(|(o, c, m)| request(o, c, m.clone()))
+            .collect();
+        let (set, unresolved) = resolve(requests, &catalog());
+        assert_eq!(unresolved, []);
+        set
+    }
+
+    const REDACTED: Cover<'_> = Cover::Masked(&Mask::Redact);
+
+    #[test]
+    fn a_table_its_descendants_and_plain_views_are_masked_alike() {
+        let set = masks(&[("customers", "ssn", Mask::Redact)]);
+        for oid in [CUSTOMERS, CHILD, SIBLING, GRANDCHILD, PLAIN] {
+            assert_eq!(
+                (set.of(oid, 1), set.of(oid, 2)),
+                (Cover::Clear, REDACTED),
+                "{oid}"
+            );
+        }
+        assert_eq!(
+            (set.of(OVER_PLAIN, 1), set.of(OVER_PLAIN, 2)),
+            (REDACTED, Cover::Clear)
+        );
+    }
+
+    #[test]
+    fn a_masked_child_masks_its_ancestors_but_not_its_siblings() {
+        let set = masks(&[("grandchild", "ssn", Mask::Redact)]);
+        for oid in [GRANDCHILD, CHILD, CUSTOMERS, PLAIN] {
+            assert_eq!(set.of(oid, 2), REDACTED, "{oid}");
+        }
+        assert_eq!(set.of(SIBLING, 2), Cover::Clear);
+    }
+
+    #[test]
+    fn a_mask_on_a_view_guards_the_views_above_it_and_not_the_table_below() {
+        let set = masks(&[("plain", "ssn", Mask::Redact)]);
+        assert_eq!(
+            (set.of(PLAIN, 2), set.of(OVER_PLAIN, 1)),
+            (REDACTED, REDACTED)
+        );
+        assert_eq!(set.of(CUSTOMERS, 2), Cover::Clear);
+    }
+
+    #[test]
+    fn computed_view_columns_over_masked_ones_are_opaque_at_every_height() {
+        let set = masks(&[("customers", "ssn", Mask::Redact)]);
+        for oid in [UNION, OVER_UNION] {
+            assert_eq!(
+                (set.of(oid, 1), set.of(oid, 2)),
+                (Cover::Clear, Cover::Opaque),
+                "{oid}"
+            );
+        }
+        assert_eq!(set.of(COUNT, 1), Cover::Clear);
+        for oid in [CODE, RULELESS] {
+            assert_eq!(
+                (set.of(oid, 1), set.of(oid, 2)),
+                (Cover::Opaque, Cover::Opaque),
+                "{oid}"
+            );
+        }
+        assert_eq!(set.of(SYSTEM_VIEW, 2), Cover::Clear);
+    }
+
+    #[test]
+    fn views_over_a_masked_system_catalog_are_opaque() {
+        let set = masks(&[("pg_view", "ssn", Mask::Redact)]);
+        assert_eq!(set.of(SYSTEM_VIEW, 1), Cover::Opaque);
+    }
+
+    #[test]
+    fn a_view_that_filters_by_a_masked_column_is_clear_but_sensitive() {
+        let set = masks(&[("customers", "ssn", Mask::Redact)]);
+        assert_eq!(
+            (set.of(FILTERED, 1), set.is_sensitive(FILTERED)),
+            (Cover::Clear, true)
+        );
+        assert!(set.is_sensitive(CUSTOMERS) && set.is_sensitive(99_999));
+        assert!(!set.is_sensitive(COUNT));
+        assert_eq!(set.of(FILTERED, 0), Cover::Clear);
+    }
+
+    #[test]
+    fn whole_rows_of_masked_relations_are_opaque_and_the_unknown_is_unknown() {
+        let set = masks(&[("customers", "ssn", Mask::Redact)]);
+        assert_eq!(
+            (set.of(CUSTOMERS, 0), set.of(PLAIN, 0)),
+            (Cover::Opaque, Cover::Opaque)
+        );
+        assert_eq!(
+            (set.of(SYSTEM_VIEW, 0), set.of(CUSTOMERS, -1)),
+            (Cover::Clear, Cover::Clear)
+        );
+        assert_eq!(
+            (set.of(99_999, 1), set.of(CUSTOMERS, 3)),
+            (Cover::Unknown, Cover::Unknown)
+        );
+        let (none, _) = resolve(Vec::new(), &catalog());
+        assert_eq!((none.of(99_999, 1), none.is_empty()), (Cover::Clear, true));
+        let (blind, unresolved) = resolve(
+            vec![request("customers", "ssn", Mask::Redact)],
+            &Catalog::default(),
+        );
+        assert_eq!(
+            (blind.of(CUSTOMERS, 1), unresolved.len()),
+            (Cover::Unknown, 1)
+        );
+    }
+
+    #[test]
+    fn of_several_masks_on_a_column_the_strictest_wins_in_any_order() {
+        let mut two = [
+            ("customers", "ssn", Mask::Card),
+            ("customers", "*", Mask::Redact),
+        ];
+        assert_eq!(masks(&two).of(CUSTOMERS, 2), REDACTED);
+        two.reverse();
+        assert_eq!(masks(&two).of(CUSTOMERS, 2), REDACTED);
+    }
+
+    #[test]
+    fn columns_that_no_relation_has_are_told() {
+        let (_, unresolved) = resolve(
+            vec![
+                request("customers", "sn", Mask::Null),
+                request("no", "x", Mask::Null),
+            ],
+            &catalog(),
+        );
+        let told: Vec<_> = unresolved.iter().map(|u| (&*u.column, u.matched)).collect();
+        assert_eq!(told, [("sn", true), ("x", false)]);
+        assert_eq!(
+            unresolved[0].to_string(),
+            "rule \"rule\" masks a column that doesn't exist: no relation that it names has \"sn\""
+        );
+    }
+
+    #[test]
+    fn names_are_given_by_relation_and_for_relations_not_in_the_snapshot() {
+        let set = masks(&[("customers", "ssn", Mask::Redact)]);
+        let catalog = catalog();
+        let masked = |oid| set.masked_columns(catalog.relation(oid).expect("known"));
+        assert_eq!(masked(PLAIN), Some(vec!["ssn".into()]));
+        assert_eq!(masked(COUNT), None);
+        let named = |schema: Option<&str>, name: &str| {
+            set.masked_columns_by_name(&sql::Name {
+                schema: schema.map(Into::into),
+                name: name.into(),
+            })
+        };
+        assert_eq!(named(None, "customers"), Some(vec!["ssn".into()]));
+        assert_eq!(
+            (named(Some("other"), "customers"), named(None, "orders")),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn rows_as_the_server_sends_them_build_the_same_generation() {
+        let rows = |kind: &str| {
+            let mut rows = SnapshotRows::default();
+            let cells = ["1", "public", "t", kind].map(|cell| Some(cell.to_owned()));
+            rows.add(Facts::Relations, vec![cells.to_vec()])
+                .expect("valid");
+            Catalog::build(rows).generation()
+        };
+        assert_eq!(rows("r"), rows("r"));
+        assert_ne!(rows("r"), rows("v"));
+        assert_eq!(Catalog::default().generation(), 0);
+    }
+}

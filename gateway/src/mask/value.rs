@@ -53,27 +53,40 @@ pub(super) enum Kind {
 /// Which kind a result column's type is. RowDescription names a domain's base type, but a domain
 /// is followed all the same.
 pub(super) fn kind_of(type_oid: Oid, typmod: i32, types: &HashMap<Oid, Type>) -> Kind {
-    // Length-carrying types have a modifier of the length and four bytes of header.
-    let limit = u32::try_from(typmod.saturating_sub(4))
-        .ok()
-        .filter(|&limit| limit > 0);
-    match type_oid {
-        25 => Kind::Text {
+    if let Some(kind) = builtin(type_oid, typmod) {
+        return kind;
+    }
+    let Some(Type { name, kind }) = types.get(&type_oid) else {
+        return Kind::Other;
+    };
+    match kind {
+        TypeKind::Array(element) => Kind::Array(*element),
+        // One step: a domain over a domain is rare, and one over itself would never end.
+        TypeKind::Domain(base) => match types.get(base).map(|base| base.kind) {
+            Some(TypeKind::Array(element)) => Kind::Array(element),
+            _ => builtin(*base, typmod).unwrap_or(Kind::Other),
+        },
+        // The extension's oid differs from server to server; its send function is text's.
+        TypeKind::Base if &**name == "citext" => Kind::Text {
             limit: None,
             padded: false,
         },
-        19 => Kind::Text {
-            limit: Some(63),
-            padded: false,
-        },
-        1043 => Kind::Text {
-            limit,
-            padded: false,
-        },
-        1042 => Kind::Text {
-            limit,
-            padded: limit.is_some(),
-        },
+        TypeKind::Base | TypeKind::Other => Kind::Other,
+    }
+}
+
+/// The types whose oids are fixed, by `src/include/catalog/pg_type.dat`.
+fn builtin(type_oid: Oid, typmod: i32) -> Option<Kind> {
+    // A length's modifier is the length and four bytes of header.
+    let limit = u32::try_from(typmod.saturating_sub(4))
+        .ok()
+        .filter(|&limit| limit > 0);
+    let text = |limit, padded| Kind::Text { limit, padded };
+    Some(match type_oid {
+        25 => text(None, false),
+        19 => text(Some(63), false),
+        1043 => text(limit, false),
+        1042 => text(limit, limit.is_some()),
         21 => Kind::Int(2),
         23 => Kind::Int(4),
         20 => Kind::Int(8),
@@ -93,36 +106,8 @@ pub(super) fn kind_of(type_oid: Oid, typmod: i32, types: &HashMap<Oid, Type>) ->
         3802 => Kind::Jsonb,
         869 => Kind::Address(false),
         650 => Kind::Address(true),
-        _ => match types.get(&type_oid) {
-            Some(Type {
-                kind: TypeKind::Array(element),
-                ..
-            }) => Kind::Array(*element),
-            // A domain over itself would never end.
-            Some(Type {
-                kind: TypeKind::Domain(base),
-                ..
-            }) if !matches!(
-                types.get(base),
-                Some(Type {
-                    kind: TypeKind::Domain(_),
-                    ..
-                })
-            ) =>
-            {
-                kind_of(*base, typmod, types)
-            }
-            // The extension's oid differs from server to server; its send function is text's.
-            Some(Type {
-                kind: TypeKind::Base,
-                name,
-            }) if &**name == "citext" => Kind::Text {
-                limit: None,
-                padded: false,
-            },
-            _ => Kind::Other,
-        },
-    }
+        _ => return None,
+    })
 }
 
 /// The value that says nothing. `None` is NULL.
