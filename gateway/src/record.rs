@@ -48,6 +48,7 @@ mod journal;
 mod open;
 mod read;
 pub mod show;
+mod stored;
 mod summary;
 
 mod sync;
@@ -61,15 +62,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use entry::{
-    Entry, RowsDigest, Status, Stored, StoredDecision, StoredOutcome, Totals, Verdict, Via,
-};
+pub use entry::{Entry, RowsDigest, Status, Totals, Verdict, Via};
 pub use frame::MAX_PAYLOAD;
 
 pub use index::{Filter, Index, SessionRow, journals, reindex};
 pub use journal::{COMMIT_AT, Recorded, SessionJournal};
 pub use open::{Close, CloseReason, SessionId, SessionOpen, Upstream};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
+pub use stored::{Stored, StoredDecision, StoredOutcome};
 pub use summary::{Group, State, Summary};
 pub use verify::{Verification, Verified, verify};
 
@@ -144,8 +144,8 @@ pub enum Error {
         /// Bytes of the payload.
         size: usize,
     },
-    /// The thread that brings journals to the disk is gone.
-    #[error("the journal's sync thread is gone")]
+    /// The threads that bring journals to the disk are gone.
+    #[error("the journal's sync threads are gone")]
     NoSync,
     /// SQLite refused.
     #[error("the index failed")]
@@ -181,7 +181,7 @@ struct Shared {
 
 impl Recorder {
     /// Prepares the directory, takes its lock, and starts the index (and, for
-    /// [`Durability::Disk`], the sync thread). Journals left by a daemon that died are indexed in
+    /// [`Durability::Disk`], the sync threads). Journals left by a daemon that died are indexed in
     /// the background.
     ///
     /// # Errors
@@ -194,7 +194,7 @@ impl Recorder {
             Durability::Os => None,
             Durability::Disk => Some(
                 sync::Syncer::start()
-                    .map_err(|e| Error::io("start the sync thread of", &settings.dir, e))?,
+                    .map_err(|e| Error::io("start the sync threads of", &settings.dir, e))?,
             ),
         };
         let index = index::Feed::start(&settings.index, &settings.dir)?;
@@ -275,7 +275,7 @@ pub fn check_writable(dir: &Path) -> Result<(), Error> {
         .map_err(|e| Error::io("write in", dir, e.into()))?;
     let fs = nix::sys::statvfs::statvfs(dir)
         .map_err(|e| Error::io("see the free space of", dir, e.into()))?;
-    let free = u64::from(fs.blocks_available()).saturating_mul(u64::from(fs.fragment_size()));
+    let free = fs.blocks_available().saturating_mul(fs.fragment_size());
     if free < RESERVE {
         return Err(Error::Full {
             dir: dir.to_owned(),

@@ -26,16 +26,15 @@ pub type Value<'a> = Option<&'a [u8]>;
 pub struct Parameters<'a> {
     /// The values, and whether each is binary.
     pub values: Vec<(Value<'a>, bool)>,
-    /// Whether each column of the result is to be binary, see [`format_of`].
-    result_formats: Vec<bool>,
+    /// Whether the columns of the result are to be binary: none (text for all), one (for all) or
+    /// one each.
+    pub result_formats: Vec<bool>,
 }
 
-impl Parameters<'_> {
-    /// Gives the columns of the result the formats that were asked for.
-    pub fn apply_formats(&self, fields: &mut [Field]) {
-        for (i, field) in fields.iter_mut().enumerate() {
-            field.binary = format_of(&self.result_formats, i);
-        }
+/// Gives the columns of a result the formats that its `Bind` asked for.
+pub fn apply_formats(formats: &[bool], fields: &mut [Field]) {
+    for (i, field) in fields.iter_mut().enumerate() {
+        field.binary = format_of(formats, i);
     }
 }
 
@@ -255,7 +254,7 @@ mod tests {
             [(Some(&[0, 0, 0, 42][..]), true), (None, true)]
         );
         let mut columns = fields(&description(&[("a", 23, 0)])).unwrap();
-        read.apply_formats(&mut columns);
+        apply_formats(&read.result_formats, &mut columns);
         assert!(columns[0].binary);
         assert_eq!(parameters(&body[..body.len() - 1]), None);
     }

@@ -154,7 +154,7 @@ impl Worker {
     fn catch_up(&mut self) -> Result<(), Error> {
         let settled = self.index.settled()?;
         let stopping = || self.flags.stopping.load(Ordering::Relaxed);
-        let paths: Vec<_> = journals(&self.journal)
+        let paths: Vec<_> = journals(&self.journal, "")
             .map_err(|e| Error::io("list", &self.journal, e))?
             .into_iter()
             .filter(|(id, _)| !settled.contains(id))
@@ -189,15 +189,16 @@ fn summary(path: &Path, live: Option<bool>) -> Result<Option<Summary>, Error> {
     }
 }
 
-/// All journals below `dir`, oldest first.
+/// All journals below `dir` of the day `from` (`YYYY-MM-DD`; empty: of all days) or later, oldest
+/// first.
 ///
 /// # Errors
 /// As the operating system says.
-pub fn journals(dir: &Path) -> io::Result<Vec<(SessionId, PathBuf)>> {
+pub fn journals(dir: &Path, from: &str) -> io::Result<Vec<(SessionId, PathBuf)>> {
     let mut found = Vec::new();
     for day in std::fs::read_dir(dir)? {
         let day = day?;
-        if !day.file_type()?.is_dir() {
+        if !day.file_type()?.is_dir() || day.file_name().as_encoded_bytes() < from.as_bytes() {
             continue;
         }
         for file in std::fs::read_dir(day.path())? {
@@ -225,7 +226,7 @@ pub fn journals(dir: &Path) -> io::Result<Vec<(SessionId, PathBuf)>> {
 /// # Errors
 /// [`Error::Io`], [`Error::Index`]; the index is then as it was.
 pub fn reindex(index: &Path, journal: &Path) -> Result<usize, Error> {
-    let paths = journals(journal).map_err(|e| Error::io("list", journal, e))?;
+    let paths = journals(journal, "").map_err(|e| Error::io("list", journal, e))?;
     let mut summaries = paths
         .iter()
         .filter_map(|(_, path)| summary(path, None).transpose());

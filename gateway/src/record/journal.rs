@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::entry::{Entry, Totals, kind};
-use super::frame::{self, Chain, PIECE, put_frame};
+use super::frame::{self, Framer, PIECE};
 use super::open::{Close, CloseReason, SessionId, SessionOpen};
 use super::{Error, Shared};
 
@@ -33,7 +33,7 @@ pub struct SessionJournal {
     file: Arc<File>,
     /// The directory, until the file's entry in it is on the disk.
     day_dir: Option<Arc<File>>,
-    chain: Chain,
+    framer: Framer,
     /// Whole frames to be written; lent by [`BUFFERS`].
     pending: Vec<u8>,
     /// Bytes in the file.
@@ -69,7 +69,7 @@ impl SessionJournal {
             shared,
             id: open.id,
             file: Arc::new(file),
-            chain: frame::first_chain(&header),
+            framer: Framer::new(&header),
             pending,
             written: 0,
             unsynced: false,
@@ -157,6 +157,12 @@ impl SessionJournal {
         self.unsynced
     }
 
+    /// Bytes of buffer that this journal holds.
+    #[cfg(test)]
+    pub(super) fn buffer_held(&self) -> usize {
+        self.pending.capacity()
+    }
+
     fn put_entry(&mut self, entry: &Entry<'_>) {
         self.put(entry.kind(), |out| entry.encode(out));
     }
@@ -168,7 +174,7 @@ impl SessionJournal {
         if self.pending.capacity() == 0 {
             self.pending = lend_buffer();
         }
-        if let Err(size) = put_frame(&mut self.pending, &mut self.chain, kind, encode) {
+        if let Err(size) = self.framer.put(&mut self.pending, kind, encode) {
             self.failed = Some(Failure::TooLarge(size));
         }
     }

@@ -30,7 +30,7 @@ impl SessionId {
     }
 
     /// The UTC day of the id's own time stamp, `YYYY-MM-DD`: the directory of its journal.
-    pub(super) fn day(self) -> String {
+    pub fn day(self) -> String {
         let seconds = self.0.get_timestamp().map_or(0, |t| t.to_unix().0);
         let seconds = i64::try_from(seconds).unwrap_or(0);
         let date = time::OffsetDateTime::from_unix_timestamp(seconds)
