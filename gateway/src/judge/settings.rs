@@ -70,7 +70,7 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
         .find(|setting| FIXED.contains(&&***setting))?;
     if &**fixed == "client_encoding" {
         let sql = text.get(statement.span.clone()).unwrap_or_default();
-        if statement.settings.len() == 1 && !calls_set_config && sets_utf8(sql) {
+        if sets_utf8(sql) {
             return None;
         }
         let message = "client_encoding must stay UTF8".to_owned();

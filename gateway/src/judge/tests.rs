@@ -10,10 +10,11 @@ use crate::{
 
 /// A database as far as judging knows it: relations as `schema.name kind: columns`, functions as
 /// `schema.name volatility`.
-const RELATIONS: [&str; 12] = [
+const RELATIONS: [&str; 13] = [
     "public.customers r: id name ssn",
     "public.orders r: id customer_id total paid",
     "other.orders r: id",
+    "other.lonely r: id",
     "public.v_opaque v: id",
     "pg_catalog.pg_class r: oid relname",
     "pg_catalog.pg_authid r: rolname rolpassword",
@@ -226,11 +227,11 @@ fn what_ddl_makes_anew_counts_as_made_in_the_path() {
     let path: [Box<str>; 2] = ["public".into(), "other".into()];
     let judged = judge_all(
         &allow("ddl", "other.*"),
-        "CREATE TABLE orders (id int)",
+        "CREATE TABLE lonely (id int)",
         Some(&path),
     );
     assert!(
-        matches!(&judged[0].decision, Decision::Deny(deny) if deny.message.contains("public.orders"))
+        matches!(&judged[0].decision, Decision::Deny(deny) if deny.message.contains("public.lonely"))
     );
 }
 
