@@ -17,6 +17,9 @@
 //! Not seen: functions behind operators, casts, defaults, triggers and generated columns that
 //! users define. They run with a statement that names none of them.
 //!
+//! EXECUTE and FETCH need no rule: what they run was judged when it was prepared or declared, for
+//! any search path. The caller judges a prepared text again where the policy has changed since.
+//!
 //! The caller knows the session's search path. A statement for which [`changes_search_path`] holds
 //! makes it unknown (`None`) for what follows in the same batch or pipeline.
 
@@ -64,18 +67,19 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// The judgement of a text that could not be analysed, whose only statement is unknown: a
-    /// denial then says why, and is a syntax error where it is one.
+    /// The judgement of a text that could not be analysed, whose only statement is unknown: where
+    /// it is a syntax error, its denial is one, in PostgreSQL's own words.
     #[must_use]
     pub fn because(mut self, failure: Option<&Failure>) -> Judgement {
-        if let (Decision::Deny(deny), Some(failure)) = (&mut self.decision, failure) {
-            if failure.kind == FailureKind::Syntax {
-                deny.sqlstate = SYNTAX_ERROR;
-                deny.message = failure.to_string();
-                deny.hint = None;
-            } else {
-                deny.message = format!("{}: {failure}", deny.message);
-            }
+        if let (Decision::Deny(deny), Some(failure)) = (&mut self.decision, failure)
+            && failure.kind == FailureKind::Syntax
+        {
+            *deny = Deny {
+                rule: deny.rule.take(),
+                message: failure.to_string(),
+                hint: None,
+                sqlstate: SYNTAX_ERROR,
+            };
         }
         self
     }
@@ -132,6 +136,16 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
+    /// Where unqualified names are looked up. PREPARE stores a text, whose names mean something
+    /// else after the path has changed: any schema could be meant.
+    fn path(&self) -> Option<&[Box<str>]> {
+        if self.statement.shape.prepares {
+            None
+        } else {
+            self.view.search_path
+        }
+    }
+
     fn judgement(&self, text: &str) -> Judgement {
         let calls = Calls::of(self);
         let touches = self.touches(&calls);
@@ -147,11 +161,20 @@ impl Judge<'_> {
                 deny => deny,
             },
         };
+        let decision = self.with_reason(decision);
         Judgement {
             decision,
             sensitive: reach.sensitive(),
             effects,
         }
+    }
+
+    /// Says why a statement that is denied is unknown, where it is.
+    fn with_reason(&self, mut decision: Decision) -> Decision {
+        if let (Decision::Deny(deny), Some(why)) = (&mut decision, &self.statement.unknown) {
+            deny.message = format!("{} ({why})", deny.message);
+        }
+        decision
     }
 
     /// All effects on all objects that the statement can mean, without duplicates.
@@ -236,7 +259,11 @@ impl Judge<'_> {
         let tag = self.statement.tag;
         match effect {
             // Prepared transactions outlive the session, and keep their locks.
-            Effect::Transaction if self.statement.shape.transaction == Some(TransactionVerb::TwoPhase) => Need::Rule,
+            Effect::Transaction
+                if self.statement.shape.transaction == Some(TransactionVerb::TwoPhase) =>
+            {
+                Need::Rule
+            }
             Effect::Transaction | Effect::Read => Need::Nothing,
             Effect::Session => settings::need(self.statement),
             Effect::Notify if tag == "UNLISTEN" => Need::Nothing,
@@ -281,6 +308,8 @@ fn refuse(message: String, hint: &str) -> Deny {
     }
 }
 
+#[cfg(test)]
+mod tests;
 /// Whether a client may set this (lower-case) setting at its start-up, which no rule is asked
 /// about.
 pub fn is_harmless_setting(name: &str) -> bool {

@@ -10,7 +10,7 @@ use super::{Judge, objects::Object, objects::unresolved, without_object};
 use crate::{
     catalog::{FIRST_NORMAL_OID, Function, Volatility},
     policy::{Need, ResolvedTouch},
-    sql::{Effect, Name},
+    sql::{Effect, Name, ObjectKind},
 };
 
 /// Volatile built-ins that change nothing that matters.
@@ -126,7 +126,27 @@ impl Calls {
         for name in &judge.statement.functions {
             calls.add(judge, name);
         }
+        calls.add_attributes(judge);
         calls
+    }
+
+    /// `c.f` calls a user's function `f` on the row `c` if `c` has no column `f`. Which relation
+    /// `c` is isn't known here: it is a column only if every relation of the statement has it.
+    /// (Built-ins that take a row are among the statement's functions.)
+    fn add_attributes(&mut self, judge: &Judge<'_>) {
+        for attribute in &judge.statement.attributes {
+            let name = Name {
+                schema: None,
+                name: attribute.clone(),
+            };
+            let foreign: Vec<Object> = meant(judge, &name)
+                .filter(|function| !function.builtin)
+                .map(|function| (function.schema.clone(), function.name.clone()))
+                .collect();
+            if !foreign.is_empty() && !is_column_everywhere(judge, attribute) {
+                foreign.into_iter().for_each(|object| self.foreign(object));
+            }
+        }
     }
 
     fn add(&mut self, judge: &Judge<'_>, name: &Name) {
@@ -230,6 +250,21 @@ fn meant<'a>(judge: &'a Judge<'_>, name: &'a Name) -> impl Iterator<Item = &'a F
             || schema == "pg_catalog"
             || path.is_none_or(|path| path.iter().any(|of| **of == *schema))
     })
+}
+
+fn is_column_everywhere(judge: &Judge<'_>, name: &str) -> bool {
+    let touches = &judge.statement.touches;
+    let mut relations = touches
+        .iter()
+        .filter(|touch| touch.kind == ObjectKind::Relation)
+        .peekable();
+    relations.peek().is_some()
+        && relations
+            .filter_map(|touch| touch.object.as_ref())
+            .all(|relation| {
+                let known = judge.view.catalog.resolve(relation, judge.path());
+                !known.is_empty() && known.iter().all(|relation| relation.column(name).is_some())
+            })
 }
 
 /// The objects of a function that a statement names other than by calling it in an expression:

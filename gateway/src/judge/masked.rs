@@ -12,7 +12,7 @@ use super::{
 use crate::{
     catalog::Relation,
     policy::Deny,
-    sql::{CopyDirection, Effect, Name, ObjectKind},
+    sql::{CopyDirection, Effect, Name, ObjectKind, Statement},
 };
 
 /// What a statement can reach of masked columns.
@@ -58,7 +58,7 @@ impl Reach {
 
     fn add(&mut self, judge: &Judge<'_>, name: &Name, effect: Effect) {
         let masks = judge.view.masks;
-        let known = judge.view.catalog.resolve(name, judge.view.search_path);
+        let known = judge.view.catalog.resolve(name, judge.path());
         for relation in &known {
             if self.relation.is_none() && masks.is_sensitive(relation.oid) {
                 self.relation = Some(called(relation));
@@ -115,9 +115,9 @@ impl Reach {
             );
             return Some(refuse(message, "write it in a simpler way"));
         }
-        if installs_or_runs_code(statement.tag) {
+        if installs_or_runs_code(statement) {
             let message = format!(
-                "{} is denied to agent {agent}, for whom columns are masked: code can read them",
+                "{} is denied to agent {agent}, for whom columns are masked: it could uncover them",
                 statement.tag
             );
             return Some(refuse(message, "have the schema's owner run it"));
@@ -141,21 +141,20 @@ impl Reach {
     }
 }
 
-/// Code is installed or run, or what masks find their columns by is changed.
-fn installs_or_runs_code(tag: &str) -> bool {
-    let kinds = [
-        "FUNCTION",
-        "PROCEDURE",
-        "VIEW",
-        "RULE",
-        "TRIGGER",
-        "AGGREGATE",
-        "OPERATOR",
-        "CAST",
-    ];
-    tag == "DO"
-        || tag == "ALTER SCHEMA"
-        || tag.starts_with("CREATE") && kinds.iter().any(|kind| tag.contains(kind))
+/// Code is installed or run, or what masks find their columns by is renamed. CALL names what it
+/// calls, and a rule has to allow that.
+fn installs_or_runs_code(statement: &Statement) -> bool {
+    let tag = statement.tag;
+    let touches = |effect| {
+        statement
+            .touches
+            .iter()
+            .filter(move |touch| touch.effect == effect)
+    };
+    let code = tag != "CALL" && touches(Effect::Procedural).next().is_some();
+    let renames =
+        tag == "ALTER" && touches(Effect::Ddl).any(|touch| touch.kind == ObjectKind::Other);
+    code || renames || tag == "CREATE VIEW"
 }
 
 /// Values of a masked relation would go where masks can't follow.
@@ -214,7 +213,7 @@ fn used(judge: &Judge<'_>, relation: &str) -> Option<Deny> {
 /// The masked columns of all relations that a name can mean.
 fn masked_columns(judge: &Judge<'_>, name: &Name) -> Option<Vec<Box<str>>> {
     let masks = judge.view.masks;
-    let known = judge.view.catalog.resolve(name, judge.view.search_path);
+    let known = judge.view.catalog.resolve(name, judge.path());
     let columns: Vec<_> = if known.is_empty() {
         unresolved(judge, name)
             .into_iter()

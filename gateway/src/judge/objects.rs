@@ -64,7 +64,7 @@ fn is_system(schema: &str, name: &str) -> bool {
 /// Every relation that a name can mean: those of the snapshot, or where there is none what the
 /// name would mean along the path.
 pub(super) fn relations(judge: &Judge<'_>, name: &Name, effect: Effect) -> Vec<Object> {
-    let known = judge.view.catalog.resolve(name, judge.view.search_path);
+    let known = judge.view.catalog.resolve(name, judge.path());
     let mut objects: Vec<Object> = known
         .iter()
         .map(|relation| (relation.schema.clone(), relation.name.clone()))
@@ -99,7 +99,7 @@ pub(super) fn unresolved(judge: &Judge<'_>, name: &Name) -> Vec<Object> {
     if judge.offline && name.name.starts_with("pg_") {
         return vec![("pg_catalog".into(), name.name.clone())];
     }
-    let path = judge.view.search_path.unwrap_or_default();
+    let path = judge.path().unwrap_or_default();
     let mut objects: Vec<Object> = path
         .iter()
         .filter(|schema| &***schema != "$user")

@@ -62,7 +62,9 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
         .functions
         .iter()
         .any(|function| &*function.name == "set_config");
-    let untold = || statement.settings.is_empty() || statement.settings.iter().any(|setting| &**setting == "*");
+    let untold = || {
+        statement.settings.is_empty() || statement.settings.iter().any(|setting| &**setting == "*")
+    };
     if calls_set_config && untold() {
         let message = "set_config needs the setting's name as a plain string here".to_owned();
         return Some(refuse(message, "write the name as a literal, or use SET"));
@@ -73,7 +75,7 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
         .find(|setting| FIXED.contains(&&***setting))?;
     if &**fixed == "client_encoding" {
         let sql = text.get(statement.span.clone()).unwrap_or_default();
-        if statement.settings.len() == 1 && !calls_set_config && sets_utf8(sql) {
+        if sets_utf8(sql) {
             return None;
         }
         let message = "client_encoding must stay UTF8".to_owned();

@@ -455,6 +455,7 @@ fn the_fingerprint_depends_on_names_and_contents_and_not_on_order_or_place() {
     );
     assert_ne!(both, sha(&[file("a.toml", "#y"), file("b.toml", "#x")]));
     assert_ne!(both, sha(&[file("a.toml", "#x"), file("b.toml", "#z")]));
+    assert_ne!(both, sha(&[file("a.toml", "#xb.tomlversion = 1\n#y")]));
 }
 
 #[test]
@@ -511,6 +512,19 @@ fn any_rule_that_denies_wins_and_says_its_message() {
     assert_eq!(deny.message, "denied by rule \"no-pay\": ask HR");
     assert_eq!(deny.rule.as_deref(), Some("no-pay"));
     allowed(decide(&policy, &[touch(Effect::Read, "public.a")]));
+}
+
+#[test]
+fn of_several_rules_that_deny_the_first_by_name_is_told_whichever_part_it_denies() {
+    let rule = |name: &str, effect: &str| {
+        format!("[[rule]]\nname = \"{name}\"\neffects = [\"{effect}\"]\ndecision = \"deny\"\n")
+    };
+    let policy = policy(&format!("{}{}", rule("b", "read"), rule("a", "ddl")));
+    let touches = [
+        touch(Effect::Read, "public.t"),
+        touch(Effect::Ddl, "public.t"),
+    ];
+    assert_eq!(denied(decide(&policy, &touches)).rule.as_deref(), Some("a"));
 }
 
 #[test]

@@ -158,7 +158,8 @@ impl Judging {
             .statements
             .iter()
             .map(|statement| {
-                let judgement = judge::judge(&text, statement, &view);
+                let judgement = judge::judge(&text, statement, &view)
+                    .because(analysis.failure.as_ref());
                 Verdict {
                     decision: judgement.decision,
                     sensitive: judgement.sensitive,
@@ -166,13 +167,10 @@ impl Judging {
                 }
             })
             .collect();
-        let denied = match &analysis.failure {
-            Some(failure) => Some(Rc::new(unreadable(failure))),
-            None => verdicts.iter().find_map(|v| match &v.decision {
-                Decision::Deny(deny) => Some(Rc::new(deny.clone())),
-                Decision::Allow(_) => None,
-            }),
-        };
+        let denied = verdicts.iter().find_map(|v| match &v.decision {
+            Decision::Deny(deny) => Some(Rc::new(deny.clone())),
+            Decision::Allow(_) => None,
+        });
         Judged {
             sensitive: verdicts.iter().any(|v| v.sensitive),
             text,
@@ -257,16 +255,6 @@ fn resolve(who: &Who, rules: &SubjectPolicy, catalog: &Catalog) -> MaskSet {
         tracing::warn!(agent = &*who.agent, datastore = &*who.datastore, "{column}");
     }
     masks
-}
-
-/// The denial of a text that couldn't be read: the parser's own words, where it is a syntax error.
-fn unreadable(failure: &sql::Failure) -> Deny {
-    Deny {
-        rule: None,
-        message: failure.to_string(),
-        hint: Some("Weir forwards only what it can read".to_owned()),
-        sqlstate: if failure.kind == sql::FailureKind::Syntax { "42601" } else { "42501" },
-    }
 }
 
 fn side_effects_of(statement: &Statement) -> SideEffects {

@@ -36,7 +36,7 @@ thread_local! {
 
 /// Runs what may panic on a hostile tree; a panic is a failure. On this thread and meanwhile, the
 /// panic hook is silent.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = panic::take_hook();

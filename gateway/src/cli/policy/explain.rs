@@ -44,7 +44,7 @@ pub(super) fn run(
             .collect();
         let explained = json!({
             "agent": args.agent, "datastore": datastore, "statements": statements,
-            "decision": case.decision().map(|decision| verdict(decision)),
+            "decision": case.decision().map(verdict),
         });
         // By line: line feeds between the values are to stay.
         for line in format!("{explained:#}").lines() {
