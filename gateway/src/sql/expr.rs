@@ -45,6 +45,7 @@ const ROW_FUNCTIONS: &[&str] = &[
     "lead",
     "max",
     "min",
+    "mode",
     "num_nonnulls",
     "num_nulls",
     "percent_rank",

@@ -56,6 +56,19 @@ fn each_statement_has_the_effects_that_the_file_says() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
+#[test]
+fn ordinary_statements_are_understood_by_both_parsers() {
+    let mut wrong = String::new();
+    for text in include_str!("testdata/ordinary.txt").lines() {
+        let analysis = analyse(text);
+        let unknown = analysis.statements.iter().find_map(|s| s.unknown.clone());
+        if let Some(reason) = unknown {
+            let _infallible = write!(wrong, "{text}\n  {reason}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
 fn with_masks(text: &str) -> Option<Box<str>> {
     one(text)
         .columns
