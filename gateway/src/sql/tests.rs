@@ -108,6 +108,18 @@ fn the_use_is_called_by_its_name() {
 }
 
 #[test]
+fn names_that_may_be_calls_are_listed() {
+    let names = |text| one(text).attributes.join(" ");
+    assert_eq!(names("SELECT c.a, (c).b FROM t c WHERE s.c.d"), "a b d");
+    assert_eq!(names("SELECT a FROM t"), "");
+    assert_eq!(names("SELECT json_value('{}', '$')"), "json_value");
+    assert_eq!(
+        names("SELECT json_array(1), json_exists('{}', '$')"),
+        "json_array json_exists"
+    );
+}
+
+#[test]
 fn spans_are_the_statements_own_bytes() {
     let text = " SELECT 1 ;; -- x\n\n/* é */ UPDATE t SET a = ';' ;\nSELECT 'ü'";
     let slices: Vec<&str> = analyse(text)
