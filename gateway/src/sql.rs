@@ -150,8 +150,9 @@ pub struct Statement {
     /// Every function that it calls by name. An operator with an explicit schema other than
     /// `pg_catalog` is listed as `operator schema.op`.
     pub functions: Vec<Name>,
-    /// Names behind a dot (`c.f`): a column, or else a call of `f` on the row, as the server
-    /// reads it. Whoever knows the columns must hold against the functions those that are none.
+    /// Names that are calls only where a function of that name exists. Behind a dot: `c.f` is a
+    /// column, or else `f(c)`. Newer syntax: `json_value(..)` is a call to a server older than 17.
+    /// Whoever has a catalog must hold the names that are no columns against its functions.
     pub attributes: Vec<Box<str>>,
     /// What it does with columns.
     pub columns: ColumnUse,

@@ -4,18 +4,19 @@
 
 use pg_raw_parse::{
     Node,
-    list::NodeList,
+    list::{CastNodeList, NodeList},
     nodes::{
         AlterTableCmd, AlterTableStmt, ColumnDef, Constraint, CreateFunctionStmt, CreatePolicyStmt,
         CreateSchemaStmt, CreateStmt, CreateTrigStmt, DropStmt, FunctionParameter, IndexElem,
-        IndexStmt, PartitionBoundSpec, PartitionSpec, PublicationObjSpec, RenameStmt, RuleStmt,
-        ViewStmt,
+        IndexStmt, PartitionBoundSpec, PartitionSpec, PublicationObjSpec, RangeVar, RenameStmt,
+        RuleStmt, ViewStmt,
     },
-    raw::ObjectType,
+    raw::{AlterTableType, ObjectType},
 };
 
 use super::{
     Effect, Failure, Name, ObjectKind,
+    columns::NodeId,
     query::Flow,
     walk::{Walk, Walked},
 };
@@ -54,6 +55,16 @@ fn parts_inside(object: ObjectType::Type) -> usize {
     }
 }
 
+/// The name at the end of a list of strings.
+fn last_two(parts: &CastNodeList<pg_raw_parse::nodes::String>) -> Option<Name> {
+    let mut words = parts.iter().rev().map(|part| part.sval());
+    let name = words.next()??;
+    Some(Name {
+        schema: words.next().flatten().map(Into::into),
+        name: name.into(),
+    })
+}
+
 /// The name of an object as DROP and COMMENT give it.
 fn object_name(object: ObjectType::Type, node: Node<'_>) -> Option<Name> {
     match node {
@@ -70,14 +81,7 @@ fn object_name(object: ObjectType::Type, node: Node<'_>) -> Option<Name> {
             })
         }
         Node::ObjectWithArgs(o) => Name::from_parts(o.objname()),
-        Node::TypeName(t) => {
-            let mut words: Vec<&str> = t.names().iter().filter_map(|n| n.sval()).collect();
-            let name = words.pop()?;
-            Some(Name {
-                schema: words.pop().map(Into::into),
-                name: name.into(),
-            })
-        }
+        Node::TypeName(t) => last_two(t.names()),
         Node::String(s) => Some(Name::bare(s.sval()?)),
         Node::RangeVar(r) => Some(Name::of(r)),
         _ => None,
@@ -150,7 +154,7 @@ impl Walk {
                 "CREATE POLICY"
             }
             Node::AlterPolicyStmt(s) => {
-                self.on_relation(Effect::Ddl, s.table());
+                self.ddl_over(s.table());
                 self.on_relation(Effect::Privilege, s.table());
                 self.expr(s.qual())?;
                 self.expr(s.with_check())?;
@@ -175,11 +179,14 @@ impl Walk {
             }
             Node::CreateStatsStmt(s) => {
                 for relation in s.relations() {
-                    self.on_relation(Effect::Ddl, Some(relation));
+                    self.ddl_over(Some(relation));
                 }
                 for element in s.exprs() {
                     match element {
-                        Node::StatsElem(e) => self.expr(e.expr())?,
+                        Node::StatsElem(e) => {
+                            self.column_name_used(e.name());
+                            self.expr(e.expr())?;
+                        }
                         other => self.unlisted(other),
                     }
                 }
@@ -214,9 +221,25 @@ impl Walk {
     /// Definitions without an expression in them.
     fn other_ddl(&mut self, node: Node<'_>) -> &'static str {
         match node {
-            Node::DefineStmt(_) => self.only(Effect::Ddl, "CREATE"),
-            Node::CreateEnumStmt(_) | Node::CreateRangeStmt(_) => {
-                self.only(Effect::Ddl, "CREATE TYPE")
+            Node::DefineStmt(s) => {
+                let name = last_two(s.defnames());
+                self.touch(Effect::Ddl, kind_of(s.kind), name);
+                match s.kind {
+                    // Text search and collations bring no code of their own.
+                    ObjectType::OBJECT_COLLATION
+                    | ObjectType::OBJECT_TSCONFIGURATION
+                    | ObjectType::OBJECT_TSDICTIONARY => {}
+                    _ => self.effect(Effect::Procedural),
+                }
+                "CREATE"
+            }
+            Node::CreateEnumStmt(s) => {
+                self.touch(Effect::Ddl, ObjectKind::Other, last_two(s.type_name()));
+                "CREATE TYPE"
+            }
+            Node::CreateRangeStmt(s) => {
+                self.touch(Effect::Ddl, ObjectKind::Other, last_two(s.type_name()));
+                "CREATE TYPE"
             }
             Node::AlterEnumStmt(_) | Node::AlterTypeStmt(_) => self.only(Effect::Ddl, "ALTER TYPE"),
             Node::AlterStatsStmt(_) => self.only(Effect::Ddl, "ALTER STATISTICS"),
@@ -302,18 +325,32 @@ impl Walk {
         self.only(Effect::Ddl, tag)
     }
 
+    /// A definition on a relation whose columns it can name.
+    fn ddl_over(&mut self, relation: Option<&RangeVar>) -> Option<NodeId> {
+        self.on_relation(Effect::Ddl, relation);
+        relation.map(|r| self.bind_relation(r))
+    }
+
+    /// A definition after which a relation's rows can be read under another name: masks go by
+    /// the name, so that the whole row is used.
+    fn ddl_that_renames(&mut self, relation: Option<&RangeVar>) {
+        if let Some(row) = self.ddl_over(relation) {
+            self.columns.use_node(row);
+        }
+    }
+
     fn ddl_on(&mut self, object: ObjectType::Type, node: Node<'_>) {
         self.touch(Effect::Ddl, kind_of(object), object_name(object, node));
     }
 
     fn relation_or(
         &mut self,
-        relation: Option<&pg_raw_parse::nodes::RangeVar>,
+        relation: Option<&RangeVar>,
         object: ObjectType::Type,
         node: Node<'_>,
     ) {
         match relation {
-            Some(_) => self.on_relation(Effect::Ddl, relation),
+            Some(_) => self.ddl_that_renames(relation),
             None => self.ddl_on(object, node),
         }
     }
@@ -325,7 +362,12 @@ impl Walk {
     }
 
     fn rename(&mut self, s: &RenameStmt) {
-        self.relation_or(s.relation(), s.rename_type, s.object());
+        if s.rename_type == ObjectType::OBJECT_COLUMN && s.relation().is_some() {
+            self.ddl_over(s.relation());
+            self.column_name_used(s.subname());
+        } else {
+            self.relation_or(s.relation(), s.rename_type, s.object());
+        }
         if s.rename_type == ObjectType::OBJECT_ROLE {
             self.effect(Effect::Privilege);
         }
@@ -377,8 +419,10 @@ impl Walk {
     fn constraint(&mut self, c: &Constraint) -> Walked {
         self.expr(c.raw_expr())?;
         self.expr(c.where_clause())?;
-        if let Some(other) = c.pktable() {
-            self.on_relation(Effect::Ddl, Some(other));
+        self.names_used(c.keys());
+        if c.pktable().is_some() {
+            self.ddl_over(c.pktable());
+            self.names_used(c.pk_attrs());
         }
         for exclusion in c.exclusions() {
             let Node::NodeList(pair) = exclusion else {
@@ -397,10 +441,7 @@ impl Walk {
     }
 
     pub(super) fn index_element(&mut self, e: &IndexElem) -> Walked {
-        if let Some(name) = e.name() {
-            let column = self.columns.column(name);
-            self.columns.use_node(column);
-        }
+        self.column_name_used(e.name());
         self.expr(e.expr())
     }
 
@@ -425,29 +466,46 @@ impl Walk {
     }
 
     fn alter_table(&mut self, s: &AlterTableStmt) -> Walked {
-        self.on_relation(Effect::Ddl, s.relation());
+        let row = self.ddl_over(s.relation());
         for command in s.cmds() {
             match command {
-                Node::AlterTableCmd(c) => self.alter_table_command(c)?,
+                Node::AlterTableCmd(c) => self.alter_table_command(c, row)?,
                 other => self.unlisted(other),
             }
         }
         Ok(())
     }
 
-    fn alter_table_command(&mut self, c: &AlterTableCmd) -> Walked {
+    fn column_name_used(&mut self, name: Option<&str>) {
+        if let Some(name) = name {
+            let column = self.columns.column(name);
+            self.columns.use_node(column);
+        }
+    }
+
+    fn alter_table_command(&mut self, c: &AlterTableCmd, row: Option<NodeId>) -> Walked {
+        // These look at every value of the column, and say in an error what they met.
+        if matches!(
+            c.subtype,
+            AlterTableType::AT_AlterColumnType | AlterTableType::AT_SetNotNull
+        ) {
+            self.column_name_used(c.name());
+        }
         if c.newowner().is_some() {
             self.effect(Effect::Privilege);
         }
         match c.def() {
             Node::ColumnDef(d) => self.column_definition(d),
             Node::Constraint(d) => self.constraint(d),
+            // Inheritance shows the rows of the one under the name of the other.
             Node::PartitionCmd(p) => {
-                self.on_relation(Effect::Ddl, p.name());
+                self.ddl_that_renames(p.name());
+                row.into_iter().for_each(|row| self.columns.use_node(row));
                 self.partition_bound(p.bound())
             }
             Node::RangeVar(r) => {
-                self.on_relation(Effect::Ddl, Some(r));
+                self.ddl_that_renames(Some(r));
+                row.into_iter().for_each(|row| self.columns.use_node(row));
                 Ok(())
             }
             Node::NodeList(options) => self.definitions(options),
@@ -480,10 +538,7 @@ impl Walk {
     }
 
     fn create_index(&mut self, s: &IndexStmt) -> Walked {
-        self.on_relation(Effect::Ddl, s.relation());
-        if let Some(relation) = s.relation() {
-            self.bind_relation(relation);
-        }
+        self.ddl_over(s.relation());
         for element in s.index_params() {
             self.index_element(element)?;
         }
@@ -533,7 +588,10 @@ impl Walk {
     }
 
     fn create_trigger(&mut self, s: &CreateTrigStmt) -> Walked {
-        self.on_relation(Effect::Ddl, s.relation());
+        self.ddl_over(s.relation());
+        for name in ["old", "new"] {
+            self.columns.bind(name, s.relation().map(Name::of));
+        }
         self.on_relation(Effect::Procedural, s.relation());
         self.function(s.funcname());
         self.expr(s.when_clause())
@@ -560,7 +618,7 @@ impl Walk {
     }
 
     fn create_policy(&mut self, s: &CreatePolicyStmt) -> Walked {
-        self.on_relation(Effect::Ddl, s.table());
+        self.ddl_over(s.table());
         self.on_relation(Effect::Privilege, s.table());
         self.expr(s.qual())?;
         self.expr(s.with_check())

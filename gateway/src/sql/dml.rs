@@ -79,7 +79,7 @@ impl Walk {
         self.with(s.with_clause())?;
         let mut items = vec![self.bind_target(s.relation())];
         for item in s.from_clause() {
-            self.from_item(item, &mut items)?;
+            self.item_of_from(item, &mut items)?;
         }
         self.assignments(s.target_list().iter())?;
         let has_where = self.condition(s.where_clause())?;
@@ -94,7 +94,7 @@ impl Walk {
         self.with(s.with_clause())?;
         let mut items = vec![self.bind_target(s.relation())];
         for item in s.using_clause() {
-            self.from_item(item, &mut items)?;
+            self.item_of_from(item, &mut items)?;
         }
         let has_where = self.condition(s.where_clause())?;
         self.on_rows(Effect::Delete, s.relation(), has_where);
@@ -107,7 +107,7 @@ impl Walk {
         let outer = self.scope.mark();
         self.with(s.with_clause())?;
         let mut items = vec![self.bind_target(s.relation())];
-        self.from_item(s.source_relation(), &mut items)?;
+        self.item_of_from(s.source_relation(), &mut items)?;
         let has_where = self.condition(s.join_condition())?;
         let mut writes = false;
         for clause in s.merge_when_clauses() {

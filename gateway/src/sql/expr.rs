@@ -8,7 +8,7 @@ use pg_raw_parse::{
         JsonKeyValue, JsonOutput, JsonTable, JsonTableColumn, JsonValueExpr, SortBy, SubLink,
         TypeName, WindowDef,
     },
-    raw::SubLinkType,
+    raw::{JsonExprOp, SubLinkType},
 };
 
 use super::{
@@ -45,6 +45,7 @@ const ROW_FUNCTIONS: &[&str] = &[
     "lead",
     "max",
     "min",
+    "mode",
     "num_nonnulls",
     "num_nulls",
     "percent_rank",
@@ -115,7 +116,6 @@ impl Walk {
                 | Node::ParamRef(_)
                 | Node::SetToDefault(_)
                 | Node::SQLValueFunction(_)
-                | Node::MergeSupportFunc(_)
                 | Node::Integer(_)
                 | Node::Float(_)
                 | Node::Boolean(_)
@@ -124,6 +124,10 @@ impl Walk {
                 | Node::A_Const(_) => return Ok(()),
                 Node::ColumnRef(c) => {
                     self.column_used(c);
+                    return Ok(());
+                }
+                Node::MergeSupportFunc(_) => {
+                    self.newer_syntax("merge_action");
                     return Ok(());
                 }
                 Node::CurrentOfExpr(_) => {
@@ -192,7 +196,32 @@ impl Walk {
         }
     }
 
+    /// Syntax of PostgreSQL 16 and later that an older server reads as a call by this name.
+    fn newer_syntax(&mut self, name: &str) {
+        self.attributes.push(name.into());
+    }
+
     fn json_expr(&mut self, node: Node<'_>) -> Walked {
+        let name = match node {
+            Node::JsonFuncExpr(f) => match f.op {
+                JsonExprOp::JSON_EXISTS_OP => "json_exists",
+                JsonExprOp::JSON_VALUE_OP => "json_value",
+                _ => "json_query",
+            },
+            Node::JsonParseExpr(_) => "json",
+            Node::JsonScalarExpr(_) => "json_scalar",
+            Node::JsonSerializeExpr(_) => "json_serialize",
+            Node::JsonObjectConstructor(_) => "json_object",
+            Node::JsonArrayConstructor(_) | Node::JsonArrayQueryConstructor(_) => "json_array",
+            Node::JsonObjectAgg(_) => "json_objectagg",
+            Node::JsonArrayAgg(_) => "json_arrayagg",
+            _ => return self.json_part(node),
+        };
+        self.newer_syntax(name);
+        self.json_part(node)
+    }
+
+    fn json_part(&mut self, node: Node<'_>) -> Walked {
         match node {
             Node::JsonIsPredicate(p) => self.expr(p.expr()),
             Node::JsonValueExpr(v) => self.json_value(Some(v)),
@@ -302,7 +331,7 @@ impl Walk {
     /// A call: its name, its arguments, and all that can hang on an aggregate.
     pub(super) fn call(&mut self, f: &FuncCall) -> Walked {
         self.function(f.funcname());
-        if let Some(Node::String(last)) = f.funcname().iter().last()
+        if let Some(Node::String(last)) = f.funcname().iter().next_back()
             && last.sval() == Some("set_config")
         {
             self.settings.push(settings::of_set_config(f.args()));
@@ -389,6 +418,7 @@ impl Walk {
 
     /// JSON_TABLE: its columns are computed from its arguments, which are uses.
     pub(super) fn json_table(&mut self, t: &JsonTable) -> Walked {
+        self.newer_syntax("json_table");
         self.json_value(t.context_item())?;
         if let Some(path) = t.pathspec() {
             self.expr(path.string())?;

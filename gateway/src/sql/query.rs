@@ -116,7 +116,7 @@ impl Walk {
         let before = self.touches.len();
         let mut items = Vec::new();
         for item in s.from_clause() {
-            self.from_item(item, &mut items)?;
+            self.item_of_from(item, &mut items)?;
         }
         if !s.locking_clause().is_empty() {
             self.lock_rows(before);
@@ -323,7 +323,7 @@ impl Walk {
     }
 
     /// An item of a FROM or USING; appends the nodes that `*` over it stands for.
-    pub(super) fn from_item(&mut self, node: Node<'_>, items: &mut Vec<NodeId>) -> Walked {
+    pub(super) fn item_of_from(&mut self, node: Node<'_>, items: &mut Vec<NodeId>) -> Walked {
         match node {
             Node::RangeVar(r) => {
                 items.push(self.range_var(r));
@@ -354,7 +354,7 @@ impl Walk {
                 Ok(())
             }),
             Node::RangeTableSample(s) => self.nested(|w| {
-                w.from_item(s.relation(), items)?;
+                w.item_of_from(s.relation(), items)?;
                 let method = Name::from_parts(s.method());
                 let built_in = [Name::bare("bernoulli"), Name::bare("system")];
                 if !method.is_some_and(|m| built_in.contains(&m)) {
@@ -434,8 +434,8 @@ impl Walk {
 
     fn join(&mut self, j: &JoinExpr, items: &mut Vec<NodeId>) -> Walked {
         let first = items.len();
-        self.from_item(j.larg(), items)?;
-        self.from_item(j.rarg(), items)?;
+        self.item_of_from(j.larg(), items)?;
+        self.item_of_from(j.rarg(), items)?;
         for name in j.using_clause() {
             let column = self.columns.column(name.sval().unwrap_or_default());
             self.columns.use_node(column);

@@ -251,10 +251,17 @@ impl Visitor for Seen {
             self.ctes.insert(folded(&cte.alias.name));
         }
         // `TABLE t` keeps its names as text.
-        if let SetExpr::Table(t) = &*query.body {
-            let names = t.table_name.iter().chain(&t.schema_name);
-            self.identifiers
-                .extend(names.map(|n| n.to_ascii_lowercase()));
+        let mut bodies = vec![&*query.body];
+        while let Some(body) = bodies.pop() {
+            match body {
+                SetExpr::SetOperation { left, right, .. } => bodies.extend([&**left, &**right]),
+                SetExpr::Table(t) => {
+                    let names = t.table_name.iter().chain(&t.schema_name);
+                    self.identifiers
+                        .extend(names.map(|n| n.to_ascii_lowercase()));
+                }
+                _ => {}
+            }
         }
         ControlFlow::Continue(())
     }
@@ -265,7 +272,11 @@ impl Visitor for Seen {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
-        if let Some(ObjectNamePart::Identifier(last)) = relation.0.last() {
+        // `FROM ONLY t` is a table called `only` to sqlparser, with the alias `t`. The word is
+        // reserved: unquoted it never is a name.
+        if let Some(ObjectNamePart::Identifier(last)) = relation.0.last()
+            && !(last.quote_style.is_none() && last.value.eq_ignore_ascii_case("only"))
+        {
             self.tables.insert(folded(last));
         }
         ControlFlow::Continue(())

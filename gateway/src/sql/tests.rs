@@ -56,6 +56,19 @@ fn each_statement_has_the_effects_that_the_file_says() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
+#[test]
+fn ordinary_statements_are_understood_by_both_parsers() {
+    let mut wrong = String::new();
+    for text in include_str!("testdata/ordinary.txt").lines() {
+        let analysis = analyse(text);
+        let unknown = analysis.statements.iter().find_map(|s| s.unknown.clone());
+        if let Some(reason) = unknown {
+            let _infallible = write!(wrong, "{text}\n  {reason}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
 fn with_masks(text: &str) -> Option<Box<str>> {
     one(text)
         .columns
@@ -92,6 +105,18 @@ fn the_use_is_called_by_its_name() {
     assert_eq!(named("SELECT DISTINCT ssn FROM customers"), ssn);
     let row = named("SELECT row_to_json(c) FROM customers c");
     assert_eq!(row.as_deref(), Some("c"));
+}
+
+#[test]
+fn names_that_may_be_calls_are_listed() {
+    let names = |text| one(text).attributes.join(" ");
+    assert_eq!(names("SELECT c.a, (c).b FROM t c WHERE s.c.d"), "a b d");
+    assert_eq!(names("SELECT a FROM t"), "");
+    assert_eq!(names("SELECT json_value('{}', '$')"), "json_value");
+    assert_eq!(
+        names("SELECT json_array(1), json_exists('{}', '$')"),
+        "json_array json_exists"
+    );
 }
 
 #[test]
