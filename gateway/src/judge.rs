@@ -298,6 +298,12 @@ fn dedup(mut touches: Vec<ResolvedTouch>) -> Vec<ResolvedTouch> {
     kept
 }
 
+/// Whether a client may set this (lower-case) setting at its start-up, which no rule is asked
+/// about.
+pub fn is_harmless_setting(name: &str) -> bool {
+    name != "*" && settings::is_harmless(name)
+}
+
 /// A denial by a guard of Weir's own, which no rule can lift.
 fn refuse(message: String, hint: &str) -> Deny {
     Deny {
@@ -310,8 +316,3 @@ fn refuse(message: String, hint: &str) -> Deny {
 
 #[cfg(test)]
 mod tests;
-/// Whether a client may set this (lower-case) setting at its start-up, which no rule is asked
-/// about.
-pub fn is_harmless_setting(name: &str) -> bool {
-    name != "*" && settings::is_harmless(name)
-}
