@@ -1,2 +1,294 @@
-//! Types shared by Weir's eBPF programs and its daemon.
+//! What Weir's eBPF programs and its daemon both know: the layout of the maps, and when two ways of
+//! writing an address mean the same endpoint.
+//!
+//! Everything is `repr(C)` without padding, so that a map key compares equal exactly when its fields
+//! do. A change of any type here is a change of [`LAYOUT`].
 #![no_std]
+
+/// The version of the types below. It is part of the pins' path: a daemon never reads maps that
+/// another layout wrote.
+pub const LAYOUT: u32 = 1;
+
+/// Protected endpoints at most; a full map refuses the next one rather than forgetting one.
+pub const MAX_ENDPOINTS: usize = 4096;
+
+/// Network namespaces with a listener at most; one more has no database until another one goes.
+pub const MAX_NAMESPACES: usize = 4096;
+
+/// Connections on their way from `connect` to `accept` at most. Beyond, the oldest is forgotten, and
+/// its session closed.
+pub const MAX_ORIGINS: usize = 65536;
+
+/// In the place of a listener's port: there is none, or the socket wasn't redirected to one.
+pub const NO_LISTENER: u32 = 0;
+
+/// `127.0.0.0/8`'s first octet.
+const LOOPBACK_NET: u8 = 127;
+
+/// The third word of a v4-mapped address: `0000:ffff` in network byte order.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+/// `127.0.0.1` in network byte order.
+pub const LOOPBACK_V4: u32 = u32::from_ne_bytes([127, 0, 0, 1]);
+
+/// `::1` in network byte order.
+pub const LOOPBACK_V6: [u32; 4] = [0, 0, 0, u32::from_ne_bytes([0, 0, 0, 1])];
+
+/// An address and port. IPv4 is always in its v4-mapped form, so that one endpoint has one key
+/// whichever family a client's socket has. Scope ids aren't part of it: a link-local address counts
+/// on every interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The IPv6 address, each word as it lies in memory in network byte order.
+    pub address: [u32; 4],
+    /// The port, in host byte order.
+    pub port: u32,
+}
+
+impl Endpoint {
+    /// The endpoint of an IPv4 address in network byte order and a port in host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(address: u32, port: u16) -> Self {
+        Self {
+            address: [0, 0, MAPPED, address],
+            port: port as u32,
+        }
+    }
+
+    /// The endpoint of an IPv6 address (v4-mapped or not) in network byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v6(address: [u32; 4], port: u16) -> Self {
+        Self {
+            address,
+            port: port as u32,
+        }
+    }
+
+    /// Whether the address is IPv4.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(&self) -> bool {
+        self.address[0] == 0 && self.address[1] == 0 && self.address[2] == MAPPED
+    }
+
+    /// Whether the address is in 127.0.0.0/8 or `::1`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            self.address[3].to_ne_bytes()[0] == LOOPBACK_NET
+        } else {
+            self.is_prefix_zero() && self.address[3] == LOOPBACK_V6[3]
+        }
+    }
+
+    /// The same port at `127.0.0.1`, for an address of 127.0.0.0/8: a server that listens on the
+    /// wildcard answers at all of them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn canonical_loopback(&self) -> Option<Self> {
+        if self.is_v4() && self.is_loopback() {
+            Some(Self {
+                address: [0, 0, MAPPED, LOOPBACK_V4],
+                port: self.port,
+            })
+        } else {
+            None
+        }
+    }
+
+    /// Where the kernel will really go from a socket bound as `bound` says, or `None` if that takes
+    /// a routing decision that this can't foresee: such a connect has to be denied.
+    ///
+    /// The kernel replaces a wildcard destination: IPv6 by loopback (`tcp_v6_connect`), IPv4 by the
+    /// socket's own source address, or the device's, or 127.0.0.1 (`ip_route_output_key_hash_rcu`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn resolve(self, bound: &Bound) -> Option<Self> {
+        if self.is_v4() {
+            if self.address[3] != 0 {
+                return Some(self);
+            }
+            if bound.device != 0 {
+                return None;
+            }
+            let source = if bound.v4 == 0 { LOOPBACK_V4 } else { bound.v4 };
+            let resolved = Self {
+                address: [0, 0, MAPPED, source],
+                port: self.port,
+            };
+            // Bound to anything but loopback, the kernel's choice depends on the kind of address
+            // (a multicast source counts as none).
+            return if resolved.is_loopback() {
+                Some(resolved)
+            } else {
+                None
+            };
+        }
+        if self.is_prefix_zero() && self.address[3] == 0 {
+            let mapped = bound.v6[0] == 0 && bound.v6[1] == 0 && bound.v6[2] == MAPPED;
+            let address = if mapped {
+                [0, 0, MAPPED, LOOPBACK_V4]
+            } else {
+                LOOPBACK_V6
+            };
+            return Some(Self {
+                address,
+                port: self.port,
+            });
+        }
+        Some(self)
+    }
+
+    #[inline(always)]
+    const fn is_prefix_zero(&self) -> bool {
+        self.address[0] == 0 && self.address[1] == 0 && self.address[2] == 0
+    }
+}
+
+/// What a socket was bound to before its `connect`; zero where nothing was.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The IPv4 source address in network byte order.
+    pub v4: u32,
+    /// The IPv6 source address in network byte order.
+    pub v6: [u32; 4],
+    /// The interface's index (`SO_BINDTODEVICE`).
+    pub device: u32,
+}
+
+/// What the kernel knows about a socket: made when the socket is, completed at each redirected
+/// `connect`, and handed to the daemon as the connection's origin.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// The cgroup that the socket was made in.
+    pub cgroup: u64,
+    /// Where the client wanted to go.
+    pub destination: Endpoint,
+    /// The port of the listener that it was sent to, or [`NO_LISTENER`].
+    pub listener: u32,
+    /// The process that called `connect`, as the initial pid namespace numbers it.
+    pub pid: u32,
+    /// Its user, in the initial user namespace.
+    pub uid: u32,
+    /// Its thread's name, padded with zeros.
+    pub comm: [u8; 16],
+}
+
+/// By what the daemon finds a connection's origin when it accepts it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginKey {
+    /// The network namespace's cookie (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    /// The client's own address.
+    pub source: Endpoint,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// "This thread is an agent's, look at its network namespace."
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The thread, as the initial pid namespace numbers it.
+    pub tid: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<OriginKey>() == 32);
+    assert!(size_of::<Socket>() == 56);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: `repr(C)`, no padding (asserted above), and every bit pattern is a value.
+    unsafe impl aya::Pod for super::Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::OriginKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Socket {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNBOUND: Bound = Bound {
+        v4: 0,
+        v6: [0; 4],
+        device: 0,
+    };
+
+    fn v4(octets: [u8; 4]) -> Endpoint {
+        Endpoint::v4(u32::from_ne_bytes(octets), 5432)
+    }
+
+    fn v6(last: [u8; 4]) -> Endpoint {
+        Endpoint::v6([0, 0, 0, u32::from_ne_bytes(last)], 5432)
+    }
+
+    #[test]
+    fn an_ordinary_address_stays_as_it_is() {
+        let bound = Bound {
+            device: 3,
+            v4: 9,
+            ..UNBOUND
+        };
+        assert_eq!(v4([10, 0, 0, 1]).resolve(&bound), Some(v4([10, 0, 0, 1])));
+        assert_eq!(v6([0, 0, 0, 9]).resolve(&bound), Some(v6([0, 0, 0, 9])));
+    }
+
+    #[test]
+    fn a_wildcard_is_loopback_of_its_family() {
+        assert_eq!(v4([0; 4]).resolve(&UNBOUND), Some(v4([127, 0, 0, 1])));
+        assert_eq!(v6([0; 4]).resolve(&UNBOUND), Some(v6([0, 0, 0, 1])));
+    }
+
+    #[test]
+    fn a_wildcard_from_a_bound_socket_is_its_loopback_source_or_unknown() {
+        let source = |octets| Bound {
+            v4: u32::from_ne_bytes(octets),
+            ..UNBOUND
+        };
+        assert_eq!(
+            v4([0; 4]).resolve(&source([127, 0, 0, 9])),
+            Some(v4([127, 0, 0, 9]))
+        );
+        assert_eq!(v4([0; 4]).resolve(&source([10, 0, 0, 5])), None);
+        assert_eq!(v4([0; 4]).resolve(&source([224, 0, 0, 1])), None);
+        assert_eq!(
+            v4([0; 4]).resolve(&Bound {
+                device: 2,
+                ..UNBOUND
+            }),
+            None
+        );
+    }
+
+    #[test]
+    fn an_ipv6_wildcard_from_a_v4_mapped_source_is_ipv4_loopback() {
+        let bound = Bound {
+            v6: v4([10, 0, 0, 5]).address,
+            ..UNBOUND
+        };
+        assert_eq!(v6([0; 4]).resolve(&bound), Some(v4([127, 0, 0, 1])));
+    }
+
+    #[test]
+    fn all_of_127_is_one_loopback() {
+        assert_eq!(
+            v4([127, 9, 9, 9]).canonical_loopback(),
+            Some(v4([127, 0, 0, 1]))
+        );
+        assert_eq!(v4([128, 0, 0, 1]).canonical_loopback(), None);
+        assert!(v6([0, 0, 0, 1]).is_loopback());
+        assert!(!v6([0, 0, 0, 2]).is_loopback());
+        assert!(!v6([127, 0, 0, 1]).is_loopback());
+    }
+}

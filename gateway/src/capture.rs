@@ -1,1 +1,214 @@
-//! Everything that touches the kernel: eBPF programs, pins, and listeners inside namespaces.
+//! Everything that touches the kernel: eBPF programs, their pins, listeners inside agents' network
+//! namespaces, and where a captured connection wanted to go.
+//!
+//! Guarantees, once [`Capture::start`] has returned:
+//! - a connect from below the slice to a protected endpoint reaches Weir's listener or fails;
+//! - that stays so when the daemon dies: programs, endpoints and listeners' ports are pinned, and
+//!   the listeners are gone, so clients get ECONNREFUSED;
+//! - the next daemon takes the pins over in place, there is no moment without programs or endpoints;
+//! - an accepted connection either has an [`Origin`], given out once, or is a [`Miss`].
+//!
+//! All of the crate's `unsafe` is in this module.
+
+mod kernel;
+mod log;
+mod netns;
+mod origin;
+mod place;
+mod probe;
+mod programs;
+mod watch;
+mod worker;
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use aya::maps::{HashMap, MapData};
+use gateway_ebpf::Endpoint;
+
+pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
+pub use probe::{Check, Problem};
+pub use watch::{NamespaceEvent, NetnsId, Watcher};
+
+/// Where the capture lives. Daemons with different slices and pin directories run side by side.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The agents' cgroup, relative to the cgroup v2 mount, such as `weir-agents.slice`. Made if it
+    /// doesn't exist.
+    pub slice: PathBuf,
+    /// Where programs and maps are pinned, on a bpf file system, such as `/sys/fs/bpf/weir`.
+    pub pin_dir: PathBuf,
+    /// The cgroup v2 mount; found in `/proc/mounts` if `None`.
+    pub cgroup_root: Option<PathBuf>,
+}
+
+/// Why the kernel side could not be brought up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No cgroup v2 hierarchy.
+    #[error(
+        "no cgroup2 file system is mounted: mount one with `mount -t cgroup2 none /sys/fs/cgroup`"
+    )]
+    NoCgroup2,
+    /// The configured cgroup root is something else.
+    #[error("{} is not a cgroup2 file system", .0.display())]
+    NotCgroup2(PathBuf),
+    /// The slice's path is empty, absolute, or has `.` or `..` in it.
+    #[error("the slice {:?} must be a path below the cgroup2 mount, without `.` and `..`", .0)]
+    BadSlice(PathBuf),
+    /// The daemon would capture its own connections to the database.
+    #[error("this process is itself in the agents' slice {}: start it outside of it", .0.display())]
+    InsideSlice(PathBuf),
+    /// The pins can't be where they should.
+    #[error("{} is not on a bpf file system: mount one with `mount -t bpf bpf /sys/fs/bpf`", .0.display())]
+    NotBpffs(PathBuf),
+    /// Another daemon has these pins.
+    #[error("another weir is running with the pins in {}", .0.display())]
+    Locked(PathBuf),
+    /// Pins from a version of weir with other maps, or incomplete ones.
+    #[error("the pins in {} are {what}: stop the agents, remove that directory, and start again", .dir.display())]
+    ForeignPins {
+        /// The directory of the pins.
+        dir: PathBuf,
+        /// What is wrong with them.
+        what: &'static str,
+    },
+    /// A program of another tool on the slice excludes ours.
+    #[error(
+        "{program} can't be attached to the slice: another tool has attached one there that allows no second"
+    )]
+    Occupied {
+        /// Our program.
+        program: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// More protected endpoints than the map holds.
+    #[error("more than {} protected endpoints", gateway_ebpf::MAX_ENDPOINTS)]
+    TooManyEndpoints,
+    /// [`Capture::watch`] was called twice.
+    #[error("the namespaces are already being watched")]
+    AlreadyWatched,
+    /// The eBPF object could not be loaded.
+    #[error("the eBPF programs can't be loaded")]
+    Load(#[from] aya::EbpfError),
+    /// One program was refused, mostly by the verifier.
+    #[error("the eBPF program {program} can't be loaded")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// Why.
+        source: aya::programs::ProgramError,
+    },
+    /// A map could not be used.
+    #[error("an eBPF map can't be used")]
+    Map(#[from] aya::maps::MapError),
+    /// The embedded object lacks a part: it was built from other sources.
+    #[error("the eBPF object has no {0}: run `cargo xtask ebpf` and build again")]
+    Incomplete(&'static str),
+    /// A file or system call.
+    #[error("{what}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: an I/O error with what was being done.
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// The running capture. Dropping it ends the [`Watcher`] and leaves programs and pins in place: once
+/// the listeners are dropped too, agents get ECONNREFUSED.
+pub struct Capture {
+    loaded: programs::Loaded,
+    endpoints: HashMap<MapData, Endpoint, u8>,
+    origins: Origins,
+    slice: place::Slice,
+    watch: Option<worker::Worker>,
+    _log: worker::Worker,
+    // The last to go: the threads above use the pinned maps.
+    _lock: place::Lock,
+}
+
+impl Capture {
+    /// Makes the slice, loads the programs and attaches them to it, or takes over the pins that an
+    /// earlier daemon left, in place.
+    ///
+    /// # Errors
+    /// Anything missing on the host, pins of another daemon or version, or the kernel's refusal.
+    pub fn start(settings: &Settings) -> Result<Self, Error> {
+        let slice = place::Slice::open(settings)?;
+        let lock = place::Lock::take(&settings.pin_dir)?;
+        let mut loaded = programs::load(&slice, &settings.pin_dir)?;
+        let endpoints = loaded.map("ENDPOINTS")?.try_into()?;
+        let origins = Origins::new(loaded.map("ORIGINS")?, &slice)?;
+        let log = log::start(&mut loaded.ebpf)?;
+        loaded.attach(&slice)?;
+        Ok(Self {
+            loaded,
+            endpoints,
+            origins,
+            slice,
+            watch: None,
+            _log: log,
+            _lock: lock,
+        })
+    }
+
+    /// Makes exactly these the protected endpoints. Those that stay are never absent in between.
+    ///
+    /// # Errors
+    /// Too many, or the kernel's refusal; what was protected before then still is.
+    pub fn set_endpoints(&mut self, endpoints: &[SocketAddr]) -> Result<(), Error> {
+        let wanted: HashSet<Endpoint> = endpoints.iter().map(origin::endpoint).collect();
+        if wanted.len() > gateway_ebpf::MAX_ENDPOINTS {
+            return Err(Error::TooManyEndpoints);
+        }
+        for endpoint in &wanted {
+            self.endpoints.insert(endpoint, 1, 0)?;
+        }
+        let present: Vec<Endpoint> = self.endpoints.keys().collect::<Result<_, _>>()?;
+        for endpoint in present.iter().filter(|e| !wanted.contains(e)) {
+            self.endpoints.remove(endpoint)?;
+        }
+        Ok(())
+    }
+
+    /// Starts to open a listener in each network namespace that an agent lives in.
+    ///
+    /// # Errors
+    /// At the second call, or if the thread can't be started.
+    pub fn watch(&mut self) -> Result<Watcher, Error> {
+        let events = self
+            .loaded
+            .map("EVENTS")
+            .map_err(|_| Error::AlreadyWatched)?;
+        let listeners = self.loaded.map("LISTENERS")?;
+        let (watcher, worker) =
+            watch::start(&self.slice, events.try_into()?, listeners.try_into()?)?;
+        self.watch = Some(worker);
+        Ok(watcher)
+    }
+
+    /// Where accepted connections wanted to go.
+    #[must_use]
+    pub fn origins(&self) -> Origins {
+        self.origins.clone()
+    }
+
+    /// Looks at what this host has of what the capture needs. Changes nothing that stays, and works
+    /// beside a running daemon.
+    #[must_use]
+    pub fn probe(settings: &Settings) -> Vec<Check> {
+        probe::run(settings)
+    }
+}

@@ -1,1 +1,6 @@
 //! The command line.
+
+pub mod audit;
+pub mod replay;
+pub mod sessions;
+pub mod tail;

@@ -1,0 +1,211 @@
+//! Where an accepted connection wanted to go, and who made it: the kernel's word, given out once.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya::maps::{Map, MapData};
+use gateway_ebpf::{Endpoint, OriginKey, Socket};
+
+use super::place::Slice;
+use super::{Error, kernel};
+
+/// The address that a client named; IPv4 even where its socket is IPv6 (v4-mapped).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OriginalDst(pub SocketAddr);
+
+/// A cgroup's id; never used twice before the next boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CgroupId(pub u64);
+
+/// What the kernel knows about a captured connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Where the client wanted to go.
+    pub dst: OriginalDst,
+    /// The cgroup that the client's socket was made in.
+    pub cgroup: CgroupId,
+    /// That cgroup's path, relative to the cgroup v2 mount: `weir-agents.slice/coder-1`.
+    pub cgroup_path: String,
+    /// The process that called `connect`, in the initial pid namespace.
+    pub pid: u32,
+    /// Its user, in the initial user namespace.
+    pub uid: u32,
+    /// The name of the thread that called `connect`: chosen by the program itself.
+    pub comm: String,
+}
+
+/// Why a connection has no origin. It must be closed.
+#[derive(Debug, thiserror::Error)]
+pub enum Miss {
+    /// Not a redirected connection, or its origin was taken or forgotten.
+    #[error("the kernel knows no origin for the connection from {0}")]
+    Unknown(SocketAddr),
+    /// The client's cgroup is gone, or not below the slice.
+    #[error("the client's cgroup {id} can't be found below the agents' slice")]
+    Cgroup {
+        /// The cgroup's id.
+        id: u64,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The socket could not be asked.
+    #[error("the connection's namespace can't be read")]
+    Socket(#[source] io::Error),
+    /// The map could not be asked.
+    #[error("the origin can't be looked up")]
+    Lookup(#[source] io::Error),
+}
+
+/// The origins of connections that wait to be accepted.
+#[derive(Clone)]
+pub struct Origins {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    map: MapData,
+    root: PathBuf,
+    mount: File,
+    slice: PathBuf,
+}
+
+impl Origins {
+    pub(super) fn new(map: Map, slice: &Slice) -> Result<Self, Error> {
+        let Map::LruHashMap(map) = map else {
+            return Err(Error::Incomplete("ORIGINS of the expected kind"));
+        };
+        let mount = File::open(&slice.root).map_err(Error::io(format!(
+            "{} can't be opened",
+            slice.root.display()
+        )))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                map,
+                root: slice.root.clone(),
+                mount,
+                slice: slice.path.clone(),
+            }),
+        })
+    }
+
+    /// Takes the origin of an accepted connection: a second call for it misses. `peer` is what
+    /// `accept` gave, which unlike `getpeername` names the client even if it has left already. A
+    /// handful of system calls, none of which waits.
+    ///
+    /// # Errors
+    /// See [`Miss`]; the connection has to be closed then.
+    pub fn take(&self, stream: &impl AsFd, peer: SocketAddr) -> Result<Origin, Miss> {
+        let netns = kernel::netns_cookie(stream.as_fd()).map_err(Miss::Socket)?;
+        let key = OriginKey {
+            netns,
+            source: endpoint(&peer),
+            reserved: 0,
+        };
+        let found = kernel::take_element::<_, Socket>(self.shared.map.fd().as_fd(), &key);
+        let socket = found.map_err(Miss::Lookup)?.ok_or(Miss::Unknown(peer))?;
+        let cgroup_path =
+            self.shared
+                .cgroup_path(socket.cgroup)
+                .map_err(|source| Miss::Cgroup {
+                    id: socket.cgroup,
+                    source,
+                })?;
+        Ok(Origin {
+            dst: OriginalDst(address(&socket.destination)),
+            cgroup: CgroupId(socket.cgroup),
+            cgroup_path,
+            pid: socket.pid,
+            uid: socket.uid,
+            comm: name(&socket.comm),
+        })
+    }
+}
+
+impl Shared {
+    /// The path of a cgroup below the slice, relative to the mount. The kernel finds it by its id,
+    /// so it costs the same however many cgroups an agent makes.
+    fn cgroup_path(&self, id: u64) -> io::Result<String> {
+        let cgroup = kernel::open_cgroup(&self.mount, id)?;
+        let path = fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))?;
+        if !path.starts_with(&self.slice) {
+            return Err(io::Error::other("it is outside of the slice"));
+        }
+        relative(&path, &self.root).ok_or_else(|| io::Error::other("its name is not UTF-8"))
+    }
+}
+
+fn relative(path: &Path, root: &Path) -> Option<String> {
+    Some(path.strip_prefix(root).ok()?.to_str()?.to_owned())
+}
+
+/// A thread's name up to its terminating zero.
+fn name(comm: &[u8; 16]) -> String {
+    let end = comm
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..end]).into_owned()
+}
+
+/// An address as the maps' keys have it.
+pub(super) fn endpoint(address: &SocketAddr) -> Endpoint {
+    match address.ip() {
+        std::net::IpAddr::V4(v4) => Endpoint::v4(u32::from_ne_bytes(v4.octets()), address.port()),
+        std::net::IpAddr::V6(v6) => {
+            let mut words = [0; 4];
+            for (word, bytes) in words.iter_mut().zip(v6.octets().as_chunks::<4>().0) {
+                *word = u32::from_ne_bytes(*bytes);
+            }
+            Endpoint::v6(words, address.port())
+        }
+    }
+}
+
+/// An address from a map.
+fn address(endpoint: &Endpoint) -> SocketAddr {
+    // The programs only write 16 bits.
+    let port = endpoint.port as u16;
+    let octets = endpoint.address.map(u32::to_ne_bytes);
+    if endpoint.is_v4() {
+        return SocketAddr::new(Ipv4Addr::from(octets[3]).into(), port);
+    }
+    let mut all = [0; 16];
+    all.as_chunks_mut::<4>().0.copy_from_slice(&octets);
+    SocketAddr::new(Ipv6Addr::from(all).into(), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_address_survives_its_way_through_the_map(
+            ip in any::<std::net::IpAddr>(),
+            port in any::<u16>(),
+        ) {
+            let address_in = SocketAddr::new(ip.to_canonical(), port);
+            prop_assert_eq!(address(&endpoint(&address_in)), address_in);
+        }
+    }
+
+    #[test]
+    fn a_v4_mapped_address_has_the_key_of_its_ipv4_address() {
+        let v4: SocketAddr = "10.1.2.3:5432".parse().unwrap();
+        let mapped: SocketAddr = "[::ffff:10.1.2.3]:5432".parse().unwrap();
+        assert_eq!(endpoint(&v4), endpoint(&mapped));
+    }
+
+    #[test]
+    fn a_name_ends_at_its_zero_or_at_its_sixteenth_byte() {
+        assert_eq!(name(b"psql\0garbage\0\0\0\0"), "psql");
+        assert_eq!(name(b"0123456789abcdef"), "0123456789abcdef");
+        assert_eq!(name(&[0xff; 16]).chars().count(), 16);
+    }
+}

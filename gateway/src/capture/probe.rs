@@ -1,0 +1,211 @@
+//! What `weir doctor` asks about the kernel: each check with what to do if it fails.
+
+use std::error::Error as _;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::sys::statfs::BPF_FS_MAGIC;
+use nix::sys::utsname::uname;
+
+use super::{Error, Settings, place, programs};
+
+/// The oldest kernel that Weir is tested on.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
+
+/// Capabilities by their bits in `linux/capability.h`.
+const CAPABILITIES: [(u32, &str); 6] = [
+    (2, "CAP_DAC_READ_SEARCH"),
+    (12, "CAP_NET_ADMIN"),
+    (19, "CAP_SYS_PTRACE"),
+    (21, "CAP_SYS_ADMIN"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
+
+/// One question about the host, answered.
+#[derive(Debug)]
+pub struct Check {
+    /// What was looked at, in a few words.
+    pub name: &'static str,
+    /// What was found, or what is wrong.
+    pub outcome: Result<String, Problem>,
+}
+
+/// What is wrong, and what to do about it.
+#[derive(Debug)]
+pub struct Problem {
+    /// What was found.
+    pub what: String,
+    /// What a person can do.
+    pub fix: String,
+}
+
+impl Problem {
+    fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+
+    fn of(error: &Error, fix: &str) -> Self {
+        let mut what = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            what = format!("{what}: {cause}");
+            source = cause.source();
+        }
+        Self::new(what, fix)
+    }
+}
+
+/// All checks, in the order in which one depends on the other.
+pub(super) fn run(settings: &Settings) -> Vec<Check> {
+    vec![
+        Check {
+            name: "kernel",
+            outcome: kernel(),
+        },
+        Check {
+            name: "kernel type information",
+            outcome: btf(),
+        },
+        Check {
+            name: "capabilities",
+            outcome: capabilities(),
+        },
+        Check {
+            name: "cgroup v2",
+            outcome: cgroup2(settings),
+        },
+        Check {
+            name: "bpf file system",
+            outcome: bpffs(settings),
+        },
+        Check {
+            name: "attaching programs",
+            outcome: attach(settings),
+        },
+    ]
+}
+
+fn kernel() -> Result<String, Problem> {
+    let release = uname().map(|names| names.release().to_string_lossy().into_owned());
+    let release = release.unwrap_or_else(|error| error.to_string());
+    if version(&release).is_some_and(|version| version >= OLDEST_KERNEL) {
+        return Ok(format!("Linux {release}"));
+    }
+    let (major, minor) = OLDEST_KERNEL;
+    Err(Problem::new(
+        format!("Linux {release}"),
+        format!("use Linux {major}.{minor} or newer"),
+    ))
+}
+
+/// Major and minor number of a kernel release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn btf() -> Result<String, Problem> {
+    let place = Path::new("/sys/kernel/btf/vmlinux");
+    if place.exists() {
+        return Ok(place.display().to_string());
+    }
+    Err(Problem::new(
+        format!("{} is missing", place.display()),
+        "use a kernel that was built with CONFIG_DEBUG_INFO_BTF=y",
+    ))
+}
+
+fn capabilities() -> Result<String, Problem> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let missing = missing_capabilities(&status);
+    if missing.is_empty() {
+        return Ok("all that are needed".into());
+    }
+    Err(Problem::new(
+        format!("missing: {}", missing.join(", ")),
+        "run weir as root, or give its systemd unit these capabilities",
+    ))
+}
+
+/// The capabilities that `/proc/self/status` doesn't have in effect.
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    let missing = CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0);
+    missing.map(|&(_, name)| name).collect()
+}
+
+fn cgroup2(settings: &Settings) -> Result<String, Problem> {
+    let fix = "mount one: `mount -t cgroup2 none /sys/fs/cgroup`, or set capture.cgroup_root";
+    place::cgroup_root(settings)
+        .map(|root| root.display().to_string())
+        .map_err(|error| Problem::of(&error, fix))
+}
+
+fn bpffs(settings: &Settings) -> Result<String, Problem> {
+    let pins = &settings.pin_dir;
+    match pins.ancestors().find(|ancestor| ancestor.exists()) {
+        Some(existing) if place::is_on(existing, BPF_FS_MAGIC) => Ok(pins.display().to_string()),
+        _ if pins.starts_with("/sys/fs/bpf") => Ok("not mounted yet; `weir run` mounts it".into()),
+        _ => Err(Problem::new(
+            format!("{} is not on a bpf file system", pins.display()),
+            "set capture.pin_dir to a directory below /sys/fs/bpf",
+        )),
+    }
+}
+
+/// Loads all programs and attaches them to a cgroup made for that, then lets go of both.
+fn attach(settings: &Settings) -> Result<String, Problem> {
+    let probe = Settings {
+        slice: format!("weir-probe-{}", std::process::id()).into(),
+        ..settings.clone()
+    };
+    let slice = place::Slice::open(&probe)
+        .map_err(|error| Problem::of(&error, "run weir as root, outside of the agents' slice"))?;
+    let result = programs::try_out(slice.id, slice.dir.as_fd());
+    let removed = fs::remove_dir(&slice.path);
+    let fix = "check the kernel's configuration: CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL, lockdown";
+    result.map_err(|error| Problem::of(&error, fix))?;
+    removed.map_err(|error: io::Error| {
+        Problem::new(
+            format!("{} can't be removed: {error}", slice.path.display()),
+            "remove it with rmdir",
+        )
+    })?;
+    Ok("all programs load and attach".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_compare_by_their_numbers() {
+        assert_eq!(version("6.1.0-13-amd64"), Some((6, 1)));
+        assert_eq!(version("6.18.44"), Some((6, 18)));
+        assert_eq!(version("x"), None);
+        assert!(version("6.12.1") >= Some(OLDEST_KERNEL));
+        assert!(version("5.19.1") < Some(OLDEST_KERNEL));
+    }
+
+    #[test]
+    fn capabilities_are_missing_one_by_one() {
+        assert!(missing_capabilities("CapEff:\t000001ffffffffff\n").is_empty());
+        assert_eq!(
+            missing_capabilities("CapEff:\t0000017fffffffff\n"),
+            ["CAP_BPF"]
+        );
+        assert_eq!(missing_capabilities("").len(), CAPABILITIES.len());
+    }
+}

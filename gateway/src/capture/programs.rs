@@ -1,0 +1,214 @@
+//! Loading the programs, and attaching them to the slice: anew, or in place of an earlier daemon's.
+//!
+//! Pins are in `<pin_dir>/layout-<n>`. The pinned maps are reused, so that a new program sees the
+//! endpoints and listeners from its first call; a pinned link gets the new program by one exchange
+//! of a pointer.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapInfo};
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use gateway_ebpf::{Endpoint, LAYOUT, Socket};
+use nix::errno::Errno;
+use tracing::level_filters::LevelFilter;
+
+use super::Error;
+use super::kernel::{self, AttachType};
+use super::place::Slice;
+
+/// What `cargo xtask ebpf` built.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
+
+/// The programs on the slice, in the order in which they are attached: what redirects comes last,
+/// when all that it relies on is there.
+const PROGRAMS: [(&str, AttachType); 6] = [
+    ("sock_create", AttachType::SockCreate),
+    ("tcp_connect", AttachType::SockOps),
+    ("getpeername4", AttachType::GetPeerName4),
+    ("getpeername6", AttachType::GetPeerName6),
+    ("connect4", AttachType::Connect4),
+    ("connect6", AttachType::Connect6),
+];
+
+/// Runs only while the daemon does, so it isn't pinned.
+const EXEC: &str = "sched_process_exec";
+
+/// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
+const PINNED_MAPS: [(&str, usize, usize); 3] = [
+    ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
+    ("LISTENERS", size_of::<u64>(), size_of::<u32>()),
+    ("SOCKETS", size_of::<i32>(), size_of::<Socket>()),
+];
+
+/// Programs that are loaded, and may be attached.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pins: PathBuf,
+}
+
+/// Loads the programs, with the pinned maps where there are some.
+pub(super) fn load(slice: &Slice, pin_dir: &Path) -> Result<Loaded, Error> {
+    let pins = pin_dir.join(format!("layout-{LAYOUT}"));
+    check_pins(pin_dir, &pins)?;
+    fs::create_dir_all(&pins).map_err(Error::io(format!("{} can't be made", pins.display())))?;
+
+    let ebpf = load_object(slice.id, Some(&pins))?;
+    Ok(Loaded { ebpf, pins })
+}
+
+/// Loads and attaches everything to a cgroup without pins, and lets go of it.
+pub(super) fn try_out(id: u64, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+    let ebpf = load_object(id, None)?;
+    for (name, attach_type) in PROGRAMS {
+        kernel::attach(program_fd(&ebpf, name)?, cgroup, attach_type)
+            .map_err(Error::io(format!("{name} can't be attached")))?;
+    }
+    Ok(())
+}
+
+fn load_object(slice: u64, pins: Option<&Path>) -> Result<Ebpf, Error> {
+    let level = log_level();
+    let mut loader = EbpfLoader::new();
+    loader.override_global("SLICE", &slice, true);
+    loader.override_global(aya_log::LEVEL, &level, true);
+    for (pins, (name, ..)) in pins
+        .iter()
+        .flat_map(|pins| PINNED_MAPS.map(|map| (pins, map)))
+    {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    for (name, _) in PROGRAMS {
+        load_one(&mut ebpf, name)?;
+    }
+    load_one(&mut ebpf, EXEC)?;
+    Ok(ebpf)
+}
+
+fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
+    let program = ebpf.program(name).ok_or(Error::Incomplete(name))?;
+    let fd = program.fd().map_err(|source| Error::Program {
+        program: name,
+        source,
+    })?;
+    Ok(fd.as_fd())
+}
+
+impl Loaded {
+    /// Takes a map out. Each can be taken once.
+    pub(super) fn map(&mut self, name: &'static str) -> Result<Map, Error> {
+        self.ebpf.take_map(name).ok_or(Error::Incomplete(name))
+    }
+
+    /// Makes these programs the slice's. From its return on, until the pins are removed, the slice
+    /// has them, whoever lives.
+    pub(super) fn attach(&mut self, slice: &Slice) -> Result<(), Error> {
+        for (name, attach_type) in PROGRAMS {
+            let program = program_fd(&self.ebpf, name)?;
+            let pin = self.pins.join(format!("link_{name}"));
+            attach_one(slice, program, &pin, attach_type).map_err(|source| {
+                if source.raw_os_error() == Some(Errno::EPERM as i32) {
+                    return Error::Occupied {
+                        program: name,
+                        source,
+                    };
+                }
+                Error::io(format!(
+                    "{name} can't be attached to {}",
+                    slice.path.display()
+                ))(source)
+            })?;
+        }
+        let failed = |source| Error::Program {
+            program: EXEC,
+            source,
+        };
+        match self.ebpf.program_mut(EXEC) {
+            Some(Program::RawTracePoint(exec)) => exec.attach(EXEC).map_err(failed)?,
+            _ => return Err(Error::Incomplete(EXEC)),
+        };
+        Ok(())
+    }
+}
+
+fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    let result = match ebpf.program_mut(name) {
+        Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::CgroupSockAddr(program)) => program.load(),
+        Some(Program::SockOps(program)) => program.load(),
+        Some(Program::RawTracePoint(program)) => program.load(),
+        Some(_) => Err(ProgramError::UnexpectedProgramType),
+        None => return Err(Error::Incomplete(name)),
+    };
+    result.map_err(|source| Error::Program {
+        program: name,
+        source,
+    })
+}
+
+/// Puts a program into the pinned link, or attaches and pins it where there is no link, or one whose
+/// cgroup was removed (a cgroup made anew at the same path isn't covered by it).
+fn attach_one(
+    slice: &Slice,
+    program: BorrowedFd<'_>,
+    pin: &Path,
+    attach_type: AttachType,
+) -> io::Result<()> {
+    match kernel::open_pinned(pin) {
+        Ok(link) if kernel::attached_cgroup(link.as_fd())? == slice.id => {
+            return kernel::replace(link.as_fd(), program);
+        }
+        Ok(_) => fs::remove_file(pin)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let link: OwnedFd = kernel::attach(program, slice.dir.as_fd(), attach_type)?;
+    kernel::pin(link.as_fd(), pin)
+}
+
+/// Refuses pins whose maps can't be reused: with fresh maps, an agent would find the way open until
+/// the endpoints are written.
+fn check_pins(pin_dir: &Path, pins: &Path) -> Result<(), Error> {
+    let foreign = |what| Error::ForeignPins {
+        dir: pin_dir.to_owned(),
+        what,
+    };
+    let failed = || Error::io(format!("{} can't be read", pin_dir.display()));
+    for entry in fs::read_dir(pin_dir).map_err(failed())? {
+        if entry.map_err(failed())?.path() != pins {
+            return Err(foreign("of another version"));
+        }
+    }
+    let linked = PROGRAMS
+        .iter()
+        .any(|(name, _)| pins.join(format!("link_{name}")).exists());
+    for (name, key, value) in PINNED_MAPS {
+        let pin = pins.join(name);
+        if pin.exists() {
+            let info = MapInfo::from_pin(&pin)?;
+            if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
+                return Err(foreign("of another version"));
+            }
+        } else if linked {
+            return Err(foreign("incomplete"));
+        }
+    }
+    Ok(())
+}
+
+/// How much the programs log: what tracing would show, in aya's numbers.
+fn log_level() -> u8 {
+    let level = match LevelFilter::current() {
+        LevelFilter::OFF => return 0,
+        LevelFilter::ERROR => aya_log::Level::Error,
+        LevelFilter::WARN => aya_log::Level::Warn,
+        LevelFilter::INFO => aya_log::Level::Info,
+        LevelFilter::DEBUG => aya_log::Level::Debug,
+        LevelFilter::TRACE => aya_log::Level::Trace,
+    };
+    level as u8
+}

@@ -1,0 +1,258 @@
+//! Which network namespaces agents live in, with a listener in each.
+//!
+//! The kernel's events (an agent's exec, its first socket, a denied connect) say at once where to
+//! look; a scan of the slice finds the rest, and notices when a namespace is empty. A namespace
+//! without an entry in LISTENERS has no database, so being late never opens a way.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aya::maps::{self, MapData, RingBuf};
+use nix::poll::PollTimeout;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::place::Slice;
+use super::worker::{Stop, Worker};
+use super::{Error, netns};
+
+/// Time between two scans.
+const SCAN_EVERY: Duration = Duration::from_millis(100);
+
+/// A namespace goes down when this many scans in a row found nobody in it.
+const IDLE_SCANS: u32 = 3;
+
+/// A network namespace: its cookie, unique until the next boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetnsId(pub u64);
+
+/// What happened to an agents' network namespace.
+#[derive(Debug)]
+pub enum NamespaceEvent {
+    /// An agent lives here; connections to protected endpoints arrive at these listeners, which are
+    /// nonblocking. They keep the namespace alive: drop them at `Down`.
+    Up {
+        /// The namespace.
+        id: NetnsId,
+        /// At 127.0.0.1, and at `::1` where there is IPv6.
+        listeners: Vec<TcpListener>,
+    },
+    /// No agent lives here any more, and none is sent to the listeners. It may come up again.
+    Down {
+        /// The namespace.
+        id: NetnsId,
+    },
+}
+
+/// The stream of [`NamespaceEvent`]s. Dropping it ends the thread behind it, and with it all further
+/// listeners.
+pub struct Watcher {
+    events: UnboundedReceiver<NamespaceEvent>,
+}
+
+impl Watcher {
+    /// The next event; `None` once the capture is gone, or if its thread died, which leaves the agents
+    /// without a database.
+    ///
+    /// Cancel safe: no event is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<NamespaceEvent> {
+        self.events.recv().await
+    }
+}
+
+/// Starts the thread.
+pub(super) fn start(
+    slice: &Slice,
+    events: RingBuf<MapData>,
+    listeners: maps::HashMap<MapData, u64, u32>,
+) -> Result<(Watcher, Worker), Error> {
+    let (sender, receiver) = unbounded_channel();
+    let watch = Watch {
+        slice: slice.path.clone(),
+        listeners,
+        sender,
+        known: HashMap::new(),
+        failed: HashSet::new(),
+        failing: false,
+    };
+    let worker = Worker::spawn("weir-watch", move |stop| watch.run(events, &stop)).map_err(
+        Error::io("the thread that watches namespaces can't be started"),
+    )?;
+    Ok((Watcher { events: receiver }, worker))
+}
+
+struct Watch {
+    slice: PathBuf,
+    listeners: maps::HashMap<MapData, u64, u32>,
+    sender: UnboundedSender<NamespaceEvent>,
+    /// By inode, which stays the namespace's as long as the listeners hold it.
+    known: HashMap<u64, Known>,
+    /// Inodes of namespaces that could not be entered; tried again at the next scan.
+    failed: HashSet<u64>,
+    /// Whether the last attempt to open listeners failed: said once, not ten times a second.
+    failing: bool,
+}
+
+struct Known {
+    id: NetnsId,
+    idle: u32,
+}
+
+impl Watch {
+    fn run(mut self, mut events: RingBuf<MapData>, stop: &Stop) {
+        // What an earlier daemon left refuses connections until its namespace is found again.
+        let stale: Vec<u64> = self.listeners.keys().filter_map(Result::ok).collect();
+        self.scan();
+        self.forget(&stale);
+        let mut next_scan = Instant::now() + SCAN_EVERY;
+        while stop.wait(events.as_fd(), until(next_scan)) && !self.sender.is_closed() {
+            while let Some(event) = events.next() {
+                if let Some(tid) = event.first_chunk() {
+                    self.visit(u32::from_ne_bytes(*tid));
+                }
+            }
+            if Instant::now() >= next_scan {
+                self.scan();
+                next_scan = Instant::now() + SCAN_EVERY;
+            }
+        }
+    }
+
+    /// Removes entries of namespaces that nobody lives in any more.
+    fn forget(&mut self, stale: &[u64]) {
+        let live: HashSet<u64> = self.known.values().map(|known| known.id.0).collect();
+        for cookie in stale.iter().filter(|cookie| !live.contains(cookie)) {
+            self.remove(NetnsId(*cookie));
+        }
+    }
+
+    /// Looks at the namespaces of all processes below the slice, and takes the empty ones down.
+    fn scan(&mut self) {
+        self.failed.clear();
+        for known in self.known.values_mut() {
+            known.idle += 1;
+        }
+        each_member(&self.slice.clone(), "cgroup.procs", &mut |pid| {
+            self.visit(pid)
+        });
+        if self.known.values().any(|known| known.idle >= IDLE_SCANS) {
+            // A single thread can live elsewhere than its process.
+            each_member(&self.slice.clone(), "cgroup.threads", &mut |tid| {
+                self.visit(tid)
+            });
+        }
+        let gone = self.known.extract_if(|_, known| known.idle >= IDLE_SCANS);
+        for id in gone.map(|(_, known)| known.id).collect::<Vec<_>>() {
+            self.remove(id);
+            // A closed channel ends the loop.
+            let _ = self.sender.send(NamespaceEvent::Down { id });
+        }
+    }
+
+    /// Makes sure that a thread's namespace has a listener. The thread may be gone by now.
+    fn visit(&mut self, tid: u32) {
+        let path = format!("/proc/{tid}/ns/net");
+        let Ok(inode) = fs::metadata(&path).map(|meta| meta.ino()) else {
+            return;
+        };
+        if let Some(known) = self.known.get_mut(&inode) {
+            known.idle = 0;
+        } else if !self.failed.contains(&inode)
+            && let Err(error) = self.open(Path::new(&path))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            self.failed.insert(inode);
+            if std::mem::replace(&mut self.failing, true) {
+                return;
+            }
+            tracing::warn!(tid, %error, "no listener in an agent's network namespace, so it has no database");
+        }
+    }
+
+    fn open(&mut self, path: &Path) -> io::Result<()> {
+        let namespace = File::open(path)?;
+        let inode = namespace.metadata()?.ino();
+        let opened = netns::open(namespace)?;
+        let id = NetnsId(opened.cookie);
+        // From here on the kernel sends clients, and the backlog holds them until the accept.
+        self.listeners
+            .insert(opened.cookie, u32::from(opened.port), 0)
+            .map_err(io::Error::other)?;
+        self.failing = false;
+        self.known.insert(inode, Known { id, idle: 0 });
+        tracing::debug!(
+            netns = id.0,
+            port = opened.port,
+            "listening in an agent's network namespace"
+        );
+        let _ = self.sender.send(NamespaceEvent::Up {
+            id,
+            listeners: opened.listeners,
+        });
+        Ok(())
+    }
+
+    fn remove(&mut self, id: NetnsId) {
+        match self.listeners.remove(&id.0) {
+            Ok(()) | Err(maps::MapError::KeyNotFound) => {}
+            // Its clients are then refused by the closed port rather than by the program.
+            Err(error) => {
+                tracing::warn!(netns = id.0, %error, "a listener's entry stays in the kernel")
+            }
+        }
+    }
+}
+
+/// The time until `deadline`, none if it is over.
+fn until(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // `poll` counts in whole milliseconds: rounded up, it isn't called again and again at the end.
+    PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::ZERO)
+}
+
+/// Calls `visit` with each id in `file` of each cgroup from `slice` down. Cgroups come and go
+/// meanwhile: what can't be read is passed over, the next scan sees it.
+fn each_member(slice: &Path, file: &str, visit: &mut impl FnMut(u32)) {
+    let mut pending = vec![slice.to_owned()];
+    while let Some(cgroup) = pending.pop() {
+        if let Ok(members) = fs::read_to_string(cgroup.join(file)) {
+            // 0 is a process outside of our pid namespace.
+            members
+                .lines()
+                .filter_map(|id| id.parse().ok())
+                .filter(|&id| id != 0)
+                .for_each(&mut *visit);
+        }
+        let Ok(entries) = fs::read_dir(&cgroup) else {
+            continue;
+        };
+        let children = entries.filter_map(Result::ok);
+        pending.extend(
+            children
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_of_all_cgroups_below_are_visited_except_foreign_ones() {
+        let root = tempfile::tempdir().unwrap();
+        let child = root.path().join("a/b");
+        fs::create_dir_all(&child).unwrap();
+        fs::write(root.path().join("cgroup.procs"), "1\n0\n").unwrap();
+        fs::write(child.join("cgroup.procs"), "22\n333\n").unwrap();
+        let mut seen = Vec::new();
+        each_member(root.path(), "cgroup.procs", &mut |pid| seen.push(pid));
+        assert_eq!(seen, [1, 22, 333]);
+    }
+}

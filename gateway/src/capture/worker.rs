@@ -1,0 +1,74 @@
+//! Threads that wait for the kernel, and end before their owner is gone.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread::{self, JoinHandle};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// A thread. Dropping this stops and joins it.
+pub(super) struct Worker {
+    stop: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts a thread; its body has to return soon after [`Stop::wait`] has said so.
+    pub(super) fn spawn(name: &str, body: impl FnOnce(Stop) + Send + 'static) -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        let thread = thread::Builder::new()
+            .name(name.into())
+            .spawn(move || body(Stop(reader)))?;
+        Ok(Self {
+            stop: Some(writer),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // If it has panicked, that was reported when it did.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's side.
+pub(super) struct Stop(PipeReader);
+
+impl Stop {
+    /// Waits until `fd` is readable, or the time is over. False when the thread has to end.
+    pub(super) fn wait(&self, fd: BorrowedFd<'_>, timeout: PollTimeout) -> bool {
+        let mut fds = [
+            PollFd::new(self.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(fd, PollFlags::POLLIN),
+        ];
+        // EINTR only means that the caller's loop turns once more.
+        let _ = poll(&mut fds, timeout);
+        fds[0].revents().is_none_or(|events| events.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn dropping_a_worker_waits_for_its_end() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&ended);
+        let (quiet, _open) = io::pipe().unwrap();
+        let worker = Worker::spawn("test", move |stop| {
+            while stop.wait(quiet.as_fd(), PollTimeout::NONE) {}
+            flag.store(true, Ordering::SeqCst);
+        });
+        drop(worker.unwrap());
+        assert!(ended.load(Ordering::SeqCst));
+    }
+}

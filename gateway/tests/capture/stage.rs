@@ -1,0 +1,401 @@
+//! One test's own slice, pins and network namespace, the agents in them, and a daemon. Everything is
+//! removed when the stage is dropped.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a part of tests, which end at what they don't expect"
+)]
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt;
+use weir::capture::{Capture, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings, Watcher};
+
+/// Protected addresses that exist nowhere.
+pub(crate) const V4: &str = "10.77.0.1:5432";
+pub(crate) const V6: &str = "[fd77::1]:5432";
+
+/// In the environment of a process that plays the daemon: its slice and its pins.
+pub(crate) const ROLE: &str = "WEIR_TEST_DAEMON";
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Stage {
+    pub(crate) slice: String,
+    pub(crate) pins: PathBuf,
+    root: PathBuf,
+    netns: String,
+    scratch: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("weir-test-{}-{count}", std::process::id());
+        let stage = Self {
+            slice: format!("{name}.slice"),
+            pins: Path::new("/sys/fs/bpf").join(&name),
+            root: cgroup_root(),
+            netns: name,
+            scratch: tempfile::tempdir().unwrap(),
+        };
+        fs::create_dir(stage.slice_path()).expect("these tests need root");
+        run(Command::new("ip").args(["netns", "add", &stage.netns]));
+        stage.ip(&["link", "set", "lo", "up"]);
+        stage
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            slice: self.slice.clone().into(),
+            pin_dir: self.pins.clone(),
+            cgroup_root: None,
+        }
+    }
+
+    pub(crate) fn slice_path(&self) -> PathBuf {
+        self.root.join(&self.slice)
+    }
+
+    /// A file that doesn't exist until a test makes it.
+    pub(crate) fn flag(&self) -> PathBuf {
+        self.scratch.path().join("flag")
+    }
+
+    /// `ip` inside the stage's namespace.
+    pub(crate) fn ip(&self, arguments: &[&str]) {
+        run(Command::new("ip").args(["-n", &self.netns]).args(arguments));
+    }
+
+    /// A python program as an agent in the stage's namespace; it runs until it is dropped, or its end.
+    pub(crate) fn agent(&self, script: &str, arguments: &[&str]) -> Agent {
+        self.agent_in("", script, arguments)
+    }
+
+    /// The same in a cgroup below the slice.
+    pub(crate) fn agent_in(&self, child: &str, script: &str, arguments: &[&str]) -> Agent {
+        let cgroup = self.slice_path().join(child);
+        fs::create_dir_all(&cgroup).unwrap();
+        Agent::spawn(Some(&cgroup), Some(&self.netns), script, arguments)
+    }
+
+    /// An agent in the namespace of the daemon.
+    pub(crate) fn agent_on_host(&self, script: &str, arguments: &[&str]) -> Agent {
+        Agent::spawn(Some(&self.slice_path()), None, script, arguments)
+    }
+
+    /// A process in the stage's namespace that isn't an agent.
+    pub(crate) fn outsider(&self, script: &str, arguments: &[&str]) -> Agent {
+        Agent::spawn(None, Some(&self.netns), script, arguments)
+    }
+
+    /// What an agent's attempt to connect comes to.
+    pub(crate) fn attempt(&self, family: &str, address: &str, port: &str, kind: &str) -> String {
+        self.agent(super::TRY, &[family, address, port, kind])
+            .output()
+    }
+
+    /// A server outside of the slice, in the stage's namespace.
+    pub(crate) fn server(&self, script: &str, address: &str, port: &str) -> Server {
+        let mut agent = self.outsider(script, &[address, port]);
+        let mut line = String::new();
+        BufReader::new(agent.child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let port = line
+            .trim()
+            .strip_prefix("ready ")
+            .expect("the server starts")
+            .to_owned();
+        Server {
+            port,
+            _agent: agent,
+        }
+    }
+
+    /// A daemon in a process of its own, serving, with `V4` protected.
+    pub(crate) fn daemon_process(&self) -> Child {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "role_of_a_daemon", "--nocapture"])
+            .env(ROLE, format!("{}\n{}", self.slice, self.pins.display()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines
+            .map_while(Result::ok)
+            .any(|line| line.contains("serving"));
+        assert!(ready, "the daemon's process has ended");
+        child
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        remove_cgroup(&self.slice_path());
+        let _ = fs::remove_dir_all(&self.pins);
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.netns])
+            .status();
+    }
+}
+
+/// Kills what is left in a cgroup of the stage's and removes it. Its children first.
+fn remove_cgroup(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    let _ = fs::write(path.join("cgroup.kill"), "1");
+    for _ in 0..100 {
+        if fs::remove_dir(path).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn cgroup_root() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    line.and_then(|line| line.split(' ').nth(1))
+        .expect("cgroup2 is mounted")
+        .into()
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+pub(crate) struct Server {
+    pub(crate) port: String,
+    _agent: Agent,
+}
+
+/// A process that a test started; killed when dropped.
+pub(crate) struct Agent {
+    pub(crate) pid: u32,
+    child: Child,
+}
+
+impl Agent {
+    fn spawn(cgroup: Option<&Path>, netns: Option<&str>, script: &str, arguments: &[&str]) -> Self {
+        let enter = match cgroup {
+            Some(cgroup) => format!("echo $$ > {}/cgroup.procs && ", cgroup.display()),
+            None => String::new(),
+        };
+        let netns = netns.map_or(String::new(), |name| format!("ip netns exec {name} "));
+        let child = Command::new("sh")
+            .args([
+                "-c",
+                &format!("{enter}exec {netns}python3 -c \"$0\" \"$@\""),
+                script,
+            ])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            pid: child.id(),
+            child,
+        }
+    }
+
+    /// Waits for the end, and gives what was printed.
+    pub(crate) fn output(mut self) -> String {
+        let mut text = String::new();
+        let mut stdout = self.child.stdout.take().unwrap();
+        stdout.read_to_string(&mut text).unwrap();
+        text.trim_end().to_owned()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// What this process has logged.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins to collect the log of daemons that are started from now on in this process.
+pub(crate) fn log() -> Log {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .init();
+    log
+}
+
+/// One connection that the daemon has accepted.
+pub(crate) struct Accepted {
+    pub(crate) namespace: NetnsId,
+    pub(crate) listener: SocketAddr,
+    pub(crate) origin: Result<Origin, Miss>,
+    /// A second attempt to take the same origin.
+    pub(crate) again: Result<Origin, Miss>,
+}
+
+pub(crate) struct Daemon {
+    capture: Capture,
+    accepted: mpsc::Receiver<Accepted>,
+    downs: mpsc::Receiver<NetnsId>,
+}
+
+impl Daemon {
+    /// A daemon in this process that protects these endpoints.
+    pub(crate) fn start(stage: &Stage, endpoints: &[&str]) -> Self {
+        let mut daemon = Self::resume(stage);
+        daemon.set_endpoints(endpoints);
+        daemon
+    }
+
+    /// A daemon that leaves the protected endpoints as it finds them.
+    pub(crate) fn resume(stage: &Stage) -> Self {
+        let mut capture = Capture::start(&stage.settings()).unwrap();
+        let watcher = capture.watch().unwrap();
+        let origins = capture.origins();
+        let (connections, accepted) = mpsc::channel();
+        let (down, downs) = mpsc::channel();
+        std::thread::spawn(move || serve(watcher, &origins, &connections, &down));
+        Self {
+            capture,
+            accepted,
+            downs,
+        }
+    }
+
+    pub(crate) fn set_endpoints(&mut self, endpoints: &[&str]) {
+        let addresses: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        self.capture.set_endpoints(&addresses).unwrap();
+    }
+
+    /// The next connection.
+    pub(crate) fn accepted(&self) -> Accepted {
+        self.accepted
+            .recv_timeout(PATIENCE)
+            .expect("a connection arrives")
+    }
+
+    /// Waits until this namespace went down.
+    pub(crate) fn wait_for_down(&self, namespace: NetnsId) {
+        while self
+            .downs
+            .recv_timeout(PATIENCE)
+            .expect("a namespace goes down")
+            != namespace
+        {}
+    }
+}
+
+/// Accepts on all listeners, takes each connection's origin (twice), and greets those that have one.
+fn serve(
+    mut watcher: Watcher,
+    origins: &Origins,
+    connections: &mpsc::Sender<Accepted>,
+    down: &mpsc::Sender<NetnsId>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let mut tasks = std::collections::HashMap::new();
+        while let Some(event) = watcher.next().await {
+            match event {
+                NamespaceEvent::Up { id, listeners } => {
+                    let accepting = listeners.into_iter().map(|listener| {
+                        let (origins, connections) = (origins.clone(), connections.clone());
+                        tokio::task::spawn_local(accept(id, listener, origins, connections))
+                    });
+                    tasks.insert(id, accepting.collect::<Vec<_>>());
+                }
+                NamespaceEvent::Down { id } => {
+                    tasks
+                        .remove(&id)
+                        .into_iter()
+                        .flatten()
+                        .for_each(|task| task.abort());
+                    let _ = down.send(id);
+                }
+            }
+        }
+    });
+}
+
+async fn accept(
+    namespace: NetnsId,
+    listener: std::net::TcpListener,
+    origins: Origins,
+    connections: mpsc::Sender<Accepted>,
+) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    loop {
+        let (mut stream, peer) = listener.accept().await.unwrap();
+        let origin = origins.take(&stream, peer);
+        let again = origins.take(&stream, peer);
+        if origin.is_ok() {
+            let _ = stream.write_all(b"weir").await;
+        }
+        let listener = listener.local_addr().unwrap();
+        let _ = connections.send(Accepted {
+            namespace,
+            listener,
+            origin,
+            again,
+        });
+    }
+}
+
+/// The life of a process that plays the daemon.
+pub(crate) fn serve_until_killed() {
+    let role = std::env::var(ROLE).unwrap();
+    let (slice, pins) = role.split_once('\n').unwrap();
+    let settings = Settings {
+        slice: slice.into(),
+        pin_dir: pins.into(),
+        cgroup_root: None,
+    };
+    let mut capture = Capture::start(&settings).unwrap();
+    capture.set_endpoints(&[V4.parse().unwrap()]).unwrap();
+    let watcher = capture.watch().unwrap();
+    println!("serving");
+    let (connections, _accepted) = mpsc::channel();
+    let (down, _downs) = mpsc::channel();
+    serve(watcher, &capture.origins(), &connections, &down);
+}
