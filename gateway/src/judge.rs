@@ -34,7 +34,7 @@ use crate::{
     policy::{
         Decision, Deny, EffectSet, INSUFFICIENT_PRIVILEGE, Need, ResolvedTouch, SubjectPolicy,
     },
-    sql::{Effect, ObjectKind, Statement, Touch},
+    sql::{Effect, Failure, FailureKind, ObjectKind, Statement, Touch},
 };
 
 /// What a statement is judged against.
@@ -62,6 +62,27 @@ pub struct Judgement {
     /// All that it does, for the record.
     pub effects: EffectSet,
 }
+
+impl Judgement {
+    /// The judgement of a text that could not be analysed, whose only statement is unknown: a
+    /// denial then says why, and is a syntax error where it is one.
+    #[must_use]
+    pub fn because(mut self, failure: Option<&Failure>) -> Judgement {
+        if let (Decision::Deny(deny), Some(failure)) = (&mut self.decision, failure) {
+            if failure.kind == FailureKind::Syntax {
+                deny.sqlstate = SYNTAX_ERROR;
+                deny.message = failure.to_string();
+                deny.hint = None;
+            } else {
+                deny.message = format!("{}: {failure}", deny.message);
+            }
+        }
+        self
+    }
+}
+
+/// SQLSTATE of what PostgreSQL's own grammar refuses: `syntax_error`.
+const SYNTAX_ERROR: &str = "42601";
 
 /// Judges one statement of `text`.
 pub fn judge(text: &str, statement: &Statement, view: &View<'_>) -> Judgement {

@@ -23,6 +23,7 @@ mod fields;
 mod glob;
 mod parse;
 mod rule;
+mod schema;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use effects::{EffectSet, has_objects};
 pub use glob::{Glob, ObjectPattern};
 pub use parse::{KeySource, Keys, Source, parse, parse_with};
+pub use schema::json_schema;
 
 use crate::mask::{self, Mask};
 use crate::sql::Effect;

@@ -112,3 +112,58 @@ pub struct Statement {
     pub settings: Vec<Box<str>>,
     pub shape: Shape,
 }
+
+/// Why a text could not be analysed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "stand-in")]
+pub enum FailureKind {
+    Syntax,
+    Internal,
+}
+
+/// Why a text could not be analysed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "stand-in")]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub position: Option<usize>,
+}
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("stand-in")
+    }
+}
+
+/// What a text does.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "stand-in")]
+pub struct Analysis {
+    pub statements: Vec<Statement>,
+    pub failure: Option<Failure>,
+}
+
+/// Analyses a text.
+pub fn analyse(text: &str) -> Analysis {
+    let touch = Touch {
+        effect: Effect::Unknown,
+        kind: ObjectKind::Other,
+        object: None,
+        has_where: None,
+    };
+    let statement = Statement {
+        span: 0..text.len(),
+        tag: "UNKNOWN",
+        touches: vec![touch],
+        functions: Vec::new(),
+        columns: ColumnUse,
+        settings: Vec::new(),
+        shape: Shape::default(),
+    };
+    Analysis {
+        statements: vec![statement],
+        failure: Some(Failure {
+            kind: FailureKind::Internal,
+            position: None,
+        }),
+    }
+}

@@ -39,7 +39,7 @@ pub(super) const MASK_KEYS: &[&str] = &[
     "predicates",
 ];
 pub(super) const KEY_KEYS: &[&str] = &["file", "env", "credential"];
-const FUNCTIONS: &[&str] = &[
+pub(super) const FUNCTIONS: &[&str] = &[
     "redact", "null", "constant", "partial", "email", "card", "hmac",
 ];
 /// Mask functions of the design that are yet to come.
