@@ -10,18 +10,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod check;
-pub mod diagnostic;
 mod host;
 mod raw;
 
-pub use diagnostic::Diagnostic;
 pub use host::Host;
 
+use crate::capture;
 use crate::identity::Matcher;
+use crate::policy::Diagnostic;
+use crate::record::{self, Durability, Results};
 use crate::upstream::{self, Login, Target, Tls, TlsMode};
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/weir/weir.toml";
+
+/// The agents' cgroup, unless `[capture]` says otherwise.
+pub const DEFAULT_SLICE: &str = "weir-agents.slice";
+/// Where eBPF is pinned, unless `[capture]` says otherwise.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/weir";
 
 /// Everything in weir.toml.
 #[derive(Debug, Clone)]
@@ -29,7 +35,7 @@ pub struct Config {
     /// The file it was read from.
     pub file: PathBuf,
     /// `[capture]`.
-    pub capture: Capture,
+    pub capture: capture::Settings,
     /// `[paths]`.
     pub paths: Paths,
     /// `[journal]`.
@@ -38,17 +44,6 @@ pub struct Config {
     pub datastores: Vec<Arc<Datastore>>,
     /// `[agent.*]`; at least one.
     pub agents: Matcher,
-}
-
-/// How connections are intercepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capture {
-    /// The agents' cgroup, relative to the cgroup2 mount; the daemon owns it.
-    pub slice: PathBuf,
-    /// Where eBPF links and maps are pinned, on a bpffs.
-    pub pin_dir: PathBuf,
-    /// The cgroup2 mount; `None` to find it in `/proc/mounts`.
-    pub cgroup_root: Option<PathBuf>,
 }
 
 /// Where the daemon keeps what it has.
@@ -63,14 +58,12 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The directory of the sessions' journals.
-    pub fn journal(&self) -> PathBuf {
-        self.state_dir.join("journal")
-    }
-
-    /// The SQLite file of the index.
-    pub fn index(&self) -> PathBuf {
-        self.state_dir.join("index.db")
+    /// Where sessions are recorded, for reading them back.
+    pub fn record(&self) -> record::Paths {
+        record::Paths {
+            journal: self.state_dir.join("journal"),
+            index: self.state_dir.join("index.db"),
+        }
     }
 
     /// The directory of the certificate authority.
@@ -91,28 +84,6 @@ pub struct Journal {
     pub durability: Durability,
     /// What of the results is recorded.
     pub results: Results,
-}
-
-/// How far a record must be before its statement is forwarded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// Handed to the kernel: survives the daemon's death.
-    #[default]
-    Os,
-    /// On the disk: survives the machine's.
-    Disk,
-}
-
-/// What of the results is recorded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Results {
-    /// Every row, as the client got it.
-    #[default]
-    Full,
-    /// Counts and a hash over the rows.
-    Digest,
-    /// Counts.
-    None,
 }
 
 /// A database server, or several that hold the same data.
@@ -185,6 +156,16 @@ pub enum Error {
 }
 
 impl Config {
+    /// What recording sessions needs.
+    pub fn record(&self) -> record::Settings {
+        let record::Paths { journal, index } = self.paths.record();
+        record::Settings {
+            dir: journal,
+            durability: self.journal.durability,
+            index,
+        }
+    }
+
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {

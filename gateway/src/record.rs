@@ -88,6 +88,18 @@ pub enum Durability {
     Disk,
 }
 
+/// What of the results is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Results {
+    /// Every row, as the client got it.
+    #[default]
+    Full,
+    /// Counts and a hash over the rows.
+    Digest,
+    /// Counts.
+    None,
+}
+
 /// Where and how to record.
 #[derive(Debug, Clone)]
 pub struct Settings {
