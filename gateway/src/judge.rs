@@ -34,7 +34,7 @@ use crate::{
     policy::{
         Decision, Deny, EffectSet, INSUFFICIENT_PRIVILEGE, Need, ResolvedTouch, SubjectPolicy,
     },
-    sql::{Effect, Failure, FailureKind, ObjectKind, Statement, Touch},
+    sql::{Effect, Failure, FailureKind, ObjectKind, Statement, Touch, TransactionVerb},
 };
 
 /// What a statement is judged against.
@@ -236,7 +236,7 @@ impl Judge<'_> {
         let tag = self.statement.tag;
         match effect {
             // Prepared transactions outlive the session, and keep their locks.
-            Effect::Transaction if tag.contains("PREPARE") => Need::Rule,
+            Effect::Transaction if self.statement.shape.transaction == Some(TransactionVerb::TwoPhase) => Need::Rule,
             Effect::Transaction | Effect::Read => Need::Nothing,
             Effect::Session => settings::need(self.statement),
             Effect::Notify if tag == "UNLISTEN" => Need::Nothing,

@@ -1,169 +1,227 @@
-//! What a statement does: PostgreSQL's own grammar is the authority.
-//! Stand-in: only the types of the contract, replaced on merge.
+//! What a statement does: text to [`Analysis`], with no catalog, no clock and no state.
+//!
+//! PostgreSQL's own grammar is the authority (`authority`); the walk over its tree is an explicit
+//! match over the kinds of node, and what isn't listed is [`Effect::Unknown`]. A second parser
+//! must not disagree (`second_opinion`). Guaranteed: [`analyse`] never panics, and its time and
+//! memory are linear in the text; every statement has at least one touch; a relation is left out
+//! only where it certainly is a common table expression.
+//!
+//! The parts: `walk` (shared state, depth), `query` (SELECT, FROM, scopes), `dml`, `expr`,
+//! `utility` and `ddl` (all other statements), `columns` (use of columns), `settings`.
 
-use std::{ops::Range, str::FromStr};
+mod authority;
+mod columns;
+mod ddl;
+mod dml;
+mod effect;
+mod expr;
+mod failure;
+mod name;
+mod query;
+mod settings;
+mod utility;
+mod walk;
 
-use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
-macro_rules! effects {
-    ($($variant:ident $name:literal,)*) => {
-        /// One way in which a statement acts.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        #[expect(missing_docs, reason = "stand-in")]
-        pub enum Effect { $($variant,)* }
-        impl Effect {
-            /// All effects.
-            pub const ALL: &'static [Effect] = &[$(Effect::$variant,)*];
-            /// The name in policies.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Effect::$variant => $name,)* }
-            }
-        }
-        impl FromStr for Effect {
-            type Err = ();
-            fn from_str(s: &str) -> Result<Self, ()> {
-                match s { $($name => Ok(Effect::$variant),)* _ => Err(()) }
-            }
-        }
-    };
-}
-effects! {
-    Read "read", Insert "insert", Update "update", Delete "delete", Truncate "truncate", Ddl "ddl",
-    Privilege "privilege", Session "session", Transaction "transaction", Maintenance "maintenance",
-    Lock "lock", Notify "notify", Procedural "procedural", BulkLoad "bulk_load",
-    BulkExport "bulk_export", UnsafeIo "unsafe_io", Unknown "unknown",
-}
+use pg_raw_parse::nodes::RawStmt;
 
-/// A name as the server folds it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "stand-in")]
-pub struct Name {
-    pub schema: Option<Box<str>>,
-    pub name: Box<str>,
-}
+pub use columns::ColumnUse;
+pub use effect::{Effect, NotAnEffect};
+pub use failure::{Failure, FailureKind};
+pub use name::Name;
+use walk::{Walk, distinct};
 
-/// What a name names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "stand-in")]
+/// The longest text that is analysed, in bytes.
+pub const MAX_TEXT: usize = 16 << 20;
+
+/// What kind of object a touch is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ObjectKind {
+    /// A table, view, materialised view, foreign table, sequence or index.
     Relation,
+    /// A function, procedure or aggregate.
     Function,
+    /// Anything else, or nothing.
     Other,
 }
 
 /// One effect on one object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "stand-in")]
 pub struct Touch {
+    /// What is done.
     pub effect: Effect,
+    /// What it is done to.
     pub kind: ObjectKind,
+    /// Its name; `None` where the effect has no object, or none that could be named.
     pub object: Option<Name>,
+    /// For update and delete: whether a condition looks at the rows. `None` for all others.
     pub has_where: Option<bool>,
 }
 
-/// Direction of a COPY.
+/// Which way COPY goes, between server and client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "stand-in")]
 pub enum CopyDirection {
+    /// FROM STDIN
     In,
+    /// TO STDOUT
     Out,
 }
 
-/// What an EXPLAIN asks for.
+/// The options of an EXPLAIN that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "stand-in")]
 pub struct Explain {
+    /// The statement is executed.
     pub analyze: bool,
+    /// Expressions and their constants are shown.
     pub verbose: bool,
 }
 
-/// Facts about a statement.
-#[derive(Clone, Debug, Default)]
-#[expect(missing_docs, reason = "stand-in")]
-pub struct Shape {
-    pub copy: Option<CopyDirection>,
-    pub explain: Option<Explain>,
-    pub derives: bool,
-}
-
-/// Use of columns.
-#[derive(Clone, Debug, Default)]
-pub struct ColumnUse;
-impl ColumnUse {
-    /// First forbidden use.
-    pub fn forbidden_use(
-        &self,
-        _masked: &dyn Fn(&Name) -> Option<Vec<Box<str>>>,
-    ) -> Option<Box<str>> {
-        None
-    }
-}
-
-/// One statement.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "stand-in")]
-pub struct Statement {
-    pub span: Range<usize>,
-    pub tag: &'static str,
-    pub touches: Vec<Touch>,
-    pub functions: Vec<Name>,
-    pub columns: ColumnUse,
-    pub settings: Vec<Box<str>>,
-    pub shape: Shape,
-}
-
-/// Why a text could not be analysed.
+/// What a transaction statement does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "stand-in")]
-pub enum FailureKind {
-    Syntax,
-    Internal,
+pub enum TransactionVerb {
+    /// BEGIN, START TRANSACTION
+    Begin,
+    /// COMMIT, END
+    Commit,
+    /// ROLLBACK, ABORT
+    Rollback,
+    /// SAVEPOINT
+    Savepoint,
+    /// RELEASE
+    Release,
+    /// ROLLBACK TO
+    RollbackTo,
+    /// PREPARE TRANSACTION, COMMIT PREPARED, ROLLBACK PREPARED
+    TwoPhase,
 }
 
-/// Why a text could not be analysed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "stand-in")]
-pub struct Failure {
-    pub kind: FailureKind,
-    pub position: Option<usize>,
+/// A statement that works on something stored earlier in the session. What it does is not in its
+/// text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// EXECUTE, also below CREATE TABLE AS and EXPLAIN
+    Execute,
+    /// FETCH
+    Fetch,
+    /// MOVE
+    Move,
+    /// CLOSE
+    Close,
+    /// DEALLOCATE
+    Deallocate,
 }
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("stand-in")
-    }
+
+/// Facts about a statement's form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// COPY between server and client.
+    pub copy: Option<CopyDirection>,
+    /// COPY in the binary format.
+    pub copy_binary: bool,
+    /// May return rows (CALL may, too).
+    pub returns_rows: bool,
+    /// EXPLAIN, and how.
+    pub explain: Option<Explain>,
+    /// What it does to the transaction.
+    pub transaction: Option<TransactionVerb>,
+    /// Its output goes somewhere that masks can't follow: CREATE TABLE AS, SELECT INTO, CREATE
+    /// VIEW, RULE or FUNCTION, INSERT .. SELECT, DECLARE CURSOR, PREPARE.
+    pub derives: bool,
+    /// PREPARE: the touches are those of the body.
+    pub prepares: bool,
+    /// EXECUTE, FETCH and their like.
+    pub stored: Option<Stored>,
+}
+
+/// One statement of a text.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// Its bytes in the text, without the semicolon and the blank space around.
+    pub span: Range<usize>,
+    /// What kind it is, for people and metrics.
+    pub tag: &'static str,
+    /// What it does to what; no duplicates, never empty.
+    pub touches: Vec<Touch>,
+    /// Every function that it calls by name. An operator with an explicit schema other than
+    /// `pg_catalog` is listed as `operator schema.op`.
+    pub functions: Vec<Name>,
+    /// Names behind a dot (`c.f`): a column, or else a call of `f` on the row, as the server
+    /// reads it. Whoever knows the columns must hold against the functions those that are none.
+    pub attributes: Vec<Box<str>>,
+    /// What it does with columns.
+    pub columns: ColumnUse,
+    /// Settings that it changes, in lower case; `*`: all, or one that can't be told.
+    pub settings: Vec<Box<str>>,
+    /// Facts about its form.
+    pub shape: Shape,
+    /// Why it has [`Effect::Unknown`], where it has.
+    pub unknown: Option<Box<str>>,
 }
 
 /// What a text does.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "stand-in")]
 pub struct Analysis {
+    /// Its statements in order; empty for an empty text. With a failure: one unknown statement
+    /// that spans the text.
     pub statements: Vec<Statement>,
+    /// Why it could not be analysed.
     pub failure: Option<Failure>,
 }
 
-/// Analyses a text.
+/// Analyses a text of any number of statements.
 pub fn analyse(text: &str) -> Analysis {
-    let touch = Touch {
-        effect: Effect::Unknown,
-        kind: ObjectKind::Other,
-        object: None,
-        has_where: None,
-    };
-    let statement = Statement {
-        span: 0..text.len(),
-        tag: "UNKNOWN",
-        touches: vec![touch],
-        functions: Vec::new(),
-        columns: ColumnUse,
-        settings: Vec::new(),
-        shape: Shape::default(),
-    };
-    Analysis {
-        statements: vec![statement],
-        failure: Some(Failure {
-            kind: FailureKind::Internal,
-            position: None,
-        }),
+    match statements(text) {
+        Ok(statements) => Analysis {
+            statements,
+            failure: None,
+        },
+        Err(failure) => Analysis::failed(text, failure),
+    }
+}
+
+/// The authority's reading alone.
+fn statements(text: &str) -> Result<Vec<Statement>, Failure> {
+    authority::with_tree(text, |tree| {
+        tree.iter().map(|raw| statement(text, raw)).collect()
+    })
+}
+
+impl Analysis {
+    fn failed(text: &str, failure: Failure) -> Analysis {
+        let mut walk = Walk::default();
+        walk.unknown_because(&failure.to_string());
+        Analysis {
+            statements: vec![walk.into_statement(0..text.len(), "UNKNOWN")],
+            failure: Some(failure),
+        }
+    }
+}
+
+fn statement(text: &str, raw: &RawStmt) -> Result<Statement, Failure> {
+    let span = authority::span(text, raw.stmt_location, raw.stmt_len)
+        .ok_or_else(|| Failure::of(FailureKind::Internal))?;
+    let mut walk = Walk::default();
+    let tag = walk.statement(raw.stmt())?;
+    if walk.touches.is_empty() {
+        // SELECT 1
+        walk.effect(Effect::Read);
+    }
+    Ok(walk.into_statement(span, tag))
+}
+
+impl Walk {
+    fn into_statement(self, span: Range<usize>, tag: &'static str) -> Statement {
+        Statement {
+            span,
+            tag,
+            touches: distinct(self.touches),
+            functions: distinct(self.functions),
+            attributes: distinct(self.attributes),
+            columns: self.columns,
+            settings: distinct(self.settings),
+            shape: self.shape,
+            unknown: self.unknown,
+        }
     }
 }

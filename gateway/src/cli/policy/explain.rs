@@ -46,7 +46,10 @@ pub(super) fn run(
             "agent": args.agent, "datastore": datastore, "statements": statements,
             "decision": case.decision().map(|decision| verdict(decision)),
         });
-        writeln!(out, "{}", escape_json(&format!("{explained:#}")))?;
+        // By line: line feeds between the values are to stay.
+        for line in format!("{explained:#}").lines() {
+            writeln!(out, "{}", escape_json(line))?;
+        }
     } else {
         for judged in &case.statements {
             statement(judged, &rules, out)?;

@@ -143,6 +143,7 @@ fn explaining_names_each_effect_its_rules_and_the_outcome() {
 #[test]
 fn hostile_statements_are_shown_escaped() {
     let sql = "SELECT '\u{1b}[2J\u{202e}' FROM \"a\u{1b}b\"";
+    let demo = example("demo.toml");
     for more in [&[][..], &["--json"]] {
         let args = [
             &[
@@ -151,7 +152,7 @@ fn hostile_statements_are_shown_escaped() {
                 "coder",
                 "--sql",
                 sql,
-                &example("demo.toml"),
+                &demo,
             ],
             more,
         ]
