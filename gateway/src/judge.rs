@@ -236,7 +236,11 @@ impl Judge<'_> {
         let tag = self.statement.tag;
         match effect {
             // Prepared transactions outlive the session, and keep their locks.
-            Effect::Transaction if self.statement.shape.transaction == Some(TransactionVerb::TwoPhase) => Need::Rule,
+            Effect::Transaction
+                if self.statement.shape.transaction == Some(TransactionVerb::TwoPhase) =>
+            {
+                Need::Rule
+            }
             Effect::Transaction | Effect::Read => Need::Nothing,
             Effect::Session => settings::need(self.statement),
             Effect::Notify if tag == "UNLISTEN" => Need::Nothing,

@@ -57,7 +57,9 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
         .functions
         .iter()
         .any(|function| &*function.name == "set_config");
-    let untold = || statement.settings.is_empty() || statement.settings.iter().any(|setting| &**setting == "*");
+    let untold = || {
+        statement.settings.is_empty() || statement.settings.iter().any(|setting| &**setting == "*")
+    };
     if calls_set_config && untold() {
         let message = "set_config needs the setting's name as a plain string here".to_owned();
         return Some(refuse(message, "write the name as a literal, or use SET"));
