@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::sql;
 
-pub use rows::{
+pub use rows::{SEARCH_PATH, 
     ColumnRow, Facts, FunctionRow, InheritsRow, QUERIES, Query, RelationRow, RowError, RuleRow,
     SnapshotRows, TypeRow,
 };
@@ -44,6 +44,7 @@ pub struct Catalog {
     extents: Arc<HashMap<Oid, AttNum>>,
     types: Arc<HashMap<Oid, Type>>,
     generation: u64,
+    search_path: Arc<[Box<str>]>,
 }
 
 /// A table, view or sequence.
@@ -210,6 +211,11 @@ impl Catalog {
     /// empty catalog.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The schemas in which a session that hasn't changed its path looks for unqualified names.
+    pub fn search_path(&self) -> &[Box<str>] {
+        &self.search_path
     }
 
     /// Whether nothing has been loaded.

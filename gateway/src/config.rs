@@ -18,7 +18,8 @@ pub use host::Host;
 use crate::capture;
 use crate::identity::Matcher;
 use crate::policy::Diagnostic;
-use crate::record::{self, Durability, Results};
+use crate::record::{self, Durability};
+use crate::session::Results;
 use crate::upstream::{self, Login, Target, Tls, TlsMode};
 
 /// Where the configuration is, unless `--config` says otherwise.
@@ -58,12 +59,19 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Where sessions are recorded, for reading them back.
+    /// The directory of the sessions' journals.
+    pub fn journal(&self) -> PathBuf {
+        self.state_dir.join("journal")
+    }
+
+    /// The SQLite file of the index.
+    pub fn index(&self) -> PathBuf {
+        self.state_dir.join("index.db")
+    }
+
+    /// Both, for reading them back.
     pub fn record(&self) -> record::Paths {
-        record::Paths {
-            journal: self.state_dir.join("journal"),
-            index: self.state_dir.join("index.db"),
-        }
+        record::Paths { journal: self.journal(), index: self.index() }
     }
 
     /// The directory of the certificate authority.
@@ -156,16 +164,6 @@ pub enum Error {
 }
 
 impl Config {
-    /// What recording sessions needs.
-    pub fn record(&self) -> record::Settings {
-        let record::Paths { journal, index } = self.paths.record();
-        record::Settings {
-            dir: journal,
-            durability: self.journal.durability,
-            index,
-        }
-    }
-
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {

@@ -89,7 +89,7 @@ pub async fn examine(file: &Path) -> Vec<Check> {
     checks.extend(Capture::probe(&capture).into_iter().map(kernel));
     let Some(config) = config else { return checks };
     checks.push(policy(&config.paths.policies).await);
-    checks.push(journal(&config.record().dir));
+    checks.push(journal(&config.paths.journal()));
     checks.push(authority(&config.paths.ca()));
     for datastore in &config.datastores {
         checks.extend(datastore::examine(datastore).await);

@@ -236,11 +236,7 @@ impl Judge<'_> {
         let tag = self.statement.tag;
         match effect {
             // Prepared transactions outlive the session, and keep their locks.
-            Effect::Transaction
-                if self.statement.shape.transaction == Some(TransactionVerb::TwoPhase) =>
-            {
-                Need::Rule
-            }
+            Effect::Transaction if self.statement.shape.transaction == Some(TransactionVerb::TwoPhase) => Need::Rule,
             Effect::Transaction | Effect::Read => Need::Nothing,
             Effect::Session => settings::need(self.statement),
             Effect::Notify if tag == "UNLISTEN" => Need::Nothing,
@@ -283,4 +279,10 @@ fn refuse(message: String, hint: &str) -> Deny {
         hint: Some(hint.to_owned()),
         sqlstate: INSUFFICIENT_PRIVILEGE,
     }
+}
+
+/// Whether a client may set this (lower-case) setting at its start-up, which no rule is asked
+/// about.
+pub fn is_harmless_setting(name: &str) -> bool {
+    name != "*" && settings::is_harmless(name)
 }

@@ -48,6 +48,7 @@ mod journal;
 mod open;
 mod read;
 pub mod show;
+mod stored;
 mod summary;
 
 mod sync;
@@ -61,15 +62,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use entry::{
-    Entry, RowsDigest, Status, Stored, StoredDecision, StoredOutcome, Totals, Verdict, Via,
-};
+pub use entry::{Entry, RowsDigest, Status, Totals, Verdict, Via};
 pub use frame::MAX_PAYLOAD;
 
 pub use index::{Filter, Index, SessionRow, journals, reindex};
-pub use journal::{COMMIT_AT, Recorded, SessionJournal};
+pub use journal::{COMMIT_AT, Recorded, SessionJournal, Written};
 pub use open::{Close, CloseReason, SessionId, SessionOpen, Upstream};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
+pub use stored::{Stored, StoredDecision, StoredOutcome};
 pub use summary::{Group, State, Summary};
 pub use verify::{Verification, Verified, verify};
 
@@ -86,18 +86,6 @@ pub enum Durability {
     Os,
     /// Onto the disk, by a `fdatasync` that concurrent sessions share.
     Disk,
-}
-
-/// What of the results is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Results {
-    /// Every row, as the client got it.
-    #[default]
-    Full,
-    /// Counts and a hash over the rows.
-    Digest,
-    /// Counts.
-    None,
 }
 
 /// Where and how to record.
@@ -156,8 +144,8 @@ pub enum Error {
         /// Bytes of the payload.
         size: usize,
     },
-    /// The thread that brings journals to the disk is gone.
-    #[error("the journal's sync thread is gone")]
+    /// The threads that bring journals to the disk are gone.
+    #[error("the journal's sync threads are gone")]
     NoSync,
     /// SQLite refused.
     #[error("the index failed")]
@@ -193,7 +181,7 @@ struct Shared {
 
 impl Recorder {
     /// Prepares the directory, takes its lock, and starts the index (and, for
-    /// [`Durability::Disk`], the sync thread). Journals left by a daemon that died are indexed in
+    /// [`Durability::Disk`], the sync threads). Journals left by a daemon that died are indexed in
     /// the background.
     ///
     /// # Errors
@@ -206,7 +194,7 @@ impl Recorder {
             Durability::Os => None,
             Durability::Disk => Some(
                 sync::Syncer::start()
-                    .map_err(|e| Error::io("start the sync thread of", &settings.dir, e))?,
+                    .map_err(|e| Error::io("start the sync threads of", &settings.dir, e))?,
             ),
         };
         let index = index::Feed::start(&settings.index, &settings.dir)?;

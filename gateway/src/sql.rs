@@ -225,3 +225,6 @@ impl Walk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

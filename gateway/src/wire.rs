@@ -14,7 +14,7 @@ mod reader;
 mod start;
 
 pub use backend::{
-    ErrorFields, Field, Fields, Reply, TxStatus, command_tag, data_row_run, fields,
+    ErrorFields, Field, Fields, Reply, TxStatus, command_tag, row_run, fields,
     parameter_status, ready_status,
 };
 pub use frontend::{Bind, Execute, Parse, Query, Target, TargetKind, request};

@@ -3,6 +3,10 @@
 //! On a real file system that is really full: needs root, for a tmpfs in a mount namespace of its
 //! own.
 #![cfg(feature = "e2e")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test, also outside of its #[test] functions"
+)]
 
 use std::fs::File;
 use std::io::Write;

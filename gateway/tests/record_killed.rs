@@ -1,4 +1,8 @@
 //! What is recorded survives `kill -9` of the process that records.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test, also outside of its #[test] functions"
+)]
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;

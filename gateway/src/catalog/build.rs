@@ -14,6 +14,7 @@ use super::{
 pub(super) fn build(rows: SnapshotRows) -> Catalog {
     let mut catalog = Catalog {
         generation: generation(&rows),
+        search_path: rows.search_path.clone().into(),
         types: Arc::new(rows.types.into_iter().map(type_of).collect()),
         ..Catalog::default()
     };

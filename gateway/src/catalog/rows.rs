@@ -34,7 +34,16 @@ pub enum Facts {
     Depends,
     /// [`InheritsRow`]s.
     Inherits,
+    /// The schemas of the search path, in order.
+    SearchPath,
 }
+
+/// The search path that a session of this role begins with. It has to be asked before anything
+/// changes it.
+pub const SEARCH_PATH: Query = Query {
+    facts: Facts::SearchPath,
+    sql: "SELECT s FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) AS s",
+};
 
 /// All queries of a snapshot, to be run in one transaction of repeatable read.
 ///
@@ -101,6 +110,8 @@ pub struct SnapshotRows {
     pub depends: Vec<(Oid, Oid, AttNum)>,
     /// Inheritance and partitions.
     pub inherits: Vec<InheritsRow>,
+    /// The search path that sessions begin with: schemas that exist, in order.
+    pub search_path: Vec<Box<str>>,
 }
 
 /// A row of `pg_class`.
@@ -250,6 +261,7 @@ impl SnapshotRows {
                 child: row.parsed()?,
                 parent: row.parsed()?,
             }),
+            Facts::SearchPath => self.search_path.push(row.text()?),
         }
         Ok(())
     }

@@ -97,3 +97,71 @@ fn report(path: &Path, out: &mut impl Write) -> anyhow::Result<bool> {
     )?;
     Ok(!matches!(found.end, Verification::Broken(_)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::replay::tests::{Place, session};
+    use super::*;
+
+    fn verified(place: &Place, id: Option<String>) -> (String, bool) {
+        let all = id.is_none();
+        let mut out = Vec::new();
+        let code = verify_journals(&Verify { id, all }, &place.paths.journal, &mut out).unwrap();
+        (
+            String::from_utf8(out).unwrap(),
+            format!("{code:?}") == format!("{:?}", ExitCode::SUCCESS),
+        )
+    }
+
+    #[test]
+    fn each_journal_is_said_to_be_complete_open_cut_or_broken() {
+        let place = Place::new();
+        let recorder = place.recorder();
+        let complete = session(&recorder, true).id().to_string();
+        let cut = session(&recorder, false).id().to_string();
+        let open = session(&recorder, false);
+        let (text, sound) = verified(&place, None);
+        assert!(sound);
+        let line = |text: &str, id: &str| {
+            text.lines()
+                .find(|line| line.contains(id))
+                .map(str::to_owned)
+                .unwrap()
+        };
+        assert!(
+            line(&text, &complete).ends_with(": 3 records, complete"),
+            "{text}"
+        );
+        assert!(
+            line(&text, &cut).contains(": 2 records, cut, sound until then"),
+            "{text}"
+        );
+        let open = open.id().to_string();
+        assert!(
+            line(&text, &open).ends_with(": 2 records, open, sound until now"),
+            "{text}"
+        );
+        assert!(text.ends_with("\n3 journals, 0 broken\n"), "{text}");
+
+        let (_, path) = find(&place.paths.journal, &complete).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let (text, sound) = verified(&place, Some(complete));
+        assert!(!sound);
+        assert!(
+            text.contains("2 records, BROKEN: record 3 at byte "),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("after 2023-11-14 22:13:20.000 UTC\n"),
+            "{text}"
+        );
+        assert!(
+            verified(&place, None)
+                .0
+                .ends_with("\n3 journals, 1 broken\n")
+        );
+    }
+}

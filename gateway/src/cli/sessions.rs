@@ -170,7 +170,48 @@ fn since_from(text: &str, now: u64) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::replay::tests::{Place, session};
     use super::*;
+
+    fn args(denied: bool) -> Args {
+        Args {
+            agent: None,
+            datastore: None,
+            since: None,
+            denied,
+            limit: 9,
+            json: false,
+        }
+    }
+
+    #[test]
+    fn an_open_session_is_listed_with_what_it_came_to_until_now() {
+        let place = Place::new();
+        let recorder = place.recorder();
+        let mut open = session(&recorder, false);
+        session(&recorder, true);
+        let listed = |denied| list(&args(denied), &place.paths).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while listed(false).len() < 2 {
+            assert!(std::time::Instant::now() < deadline, "not indexed");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert!(listed(true).is_empty());
+        open.deny(1);
+        let denied = listed(true);
+        assert_eq!(denied.len(), 1);
+        assert_eq!((denied[0].id, denied[0].state), (open.id(), State::Open));
+
+        let mut out = Vec::new();
+        print(&args(true), &denied, &mut out).unwrap();
+        let expected = format!(
+            "{:36}  STARTED (UTC)            STATE  AGENT  DATASTORE  STATEMENTS  DENIED  ROWS  ENDED BY\n\
+             {}  2023-11-14 22:13:20.000  open   coder  appdb/app  1           1       0\n",
+            "SESSION",
+            open.id()
+        );
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
 
     #[test]
     fn since_takes_durations_and_times() {

@@ -16,7 +16,8 @@ use crate::capture;
 use crate::credential::Source;
 use crate::identity::{Agent, Matcher, Pattern};
 use crate::policy::{Diagnostic, did_you_mean};
-use crate::record::{Durability, Results};
+use crate::record::Durability;
+use crate::session::Results;
 use crate::upstream::{AuthPolicy, Login};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

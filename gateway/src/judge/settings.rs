@@ -51,15 +51,18 @@ const HARMLESS: [&str; 28] = [
     "xmloption",
 ];
 
+/// Whether a setting, by its lower-case name, needs no rule.
+pub(super) fn is_harmless(name: &str) -> bool {
+    HARMLESS.contains(&name)
+}
+
 /// Refuses what changes a fixed setting, or one whose name can't be read off the statement.
 pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
     let calls_set_config = statement
         .functions
         .iter()
         .any(|function| &*function.name == "set_config");
-    let untold = || {
-        statement.settings.is_empty() || statement.settings.iter().any(|setting| &**setting == "*")
-    };
+    let untold = || statement.settings.is_empty() || statement.settings.iter().any(|setting| &**setting == "*");
     if calls_set_config && untold() {
         let message = "set_config needs the setting's name as a plain string here".to_owned();
         return Some(refuse(message, "write the name as a literal, or use SET"));

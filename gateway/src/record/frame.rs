@@ -26,9 +26,9 @@ pub const MAX_PAYLOAD: usize = 64 << 20;
 /// Pieces into which bulk data is cut: below 64 KiB, where LZ4's small table will do.
 pub(super) const PIECE: usize = 60 << 10;
 
-/// Payloads below this many bytes are not worth compressing: on one core of the build machine
-/// LZ4 takes longer to start on them than writing them does.
-const COMPRESS_FROM: usize = 512;
+/// Payloads below this many bytes are not worth compressing: up to about here, LZ4 takes longer
+/// than the `write` of the bytes that it would save.
+const COMPRESS_FROM: usize = 1024;
 
 /// `flags` bit 0.
 const LZ4: u8 = 1;
@@ -145,34 +145,75 @@ thread_local! {
         RefCell::new(Scratch { table: CompressTable::small(), out: Vec::new() });
 }
 
-/// Appends one frame to `out`, whose payload `encode` appends, and moves `chain` on.
-///
-/// Returns the size of a payload above [`MAX_PAYLOAD`], with `out` as it was.
-pub(super) fn put_frame(
-    out: &mut Vec<u8>,
-    chain: &mut Chain,
-    kind: u8,
-    encode: impl FnOnce(&mut Vec<u8>),
-) -> Result<(), usize> {
-    let start = out.len();
-    out.extend_from_slice(&[0, 0, 0, 0, kind, 0, 0, 0]);
-    encode(out);
-    let body = start + FRAME_HEADER;
-    let size = out.len() - body;
-    if size > MAX_PAYLOAD {
-        out.truncate(start);
-        return Err(size);
+/// Frames as they follow each other in one journal.
+#[derive(Debug)]
+pub(super) struct Framer {
+    chain: Chain,
+    /// Payloads to be stored as they are before compressing is tried again.
+    pass: u8,
+}
+
+/// Payloads stored as they are after one that hardly compressed. What a session reads is much
+/// alike for a while, and LZ4 takes the longer the less it finds: on 60 KiB several times as long
+/// as writing them. Above [`WELL`] it costs more of the session's time than it saves.
+const PASS: u8 = 15;
+
+/// Compressed well: to so much of the raw size, as a fraction, or less.
+const WELL: (usize, usize) = (2, 5);
+
+impl Framer {
+    /// Follows the header of a file.
+    pub(super) fn new(header: &[u8; FILE_HEADER]) -> Framer {
+        Framer {
+            chain: first_chain(header),
+            pass: 0,
+        }
     }
-    if size >= COMPRESS_FROM && compress_tail(out, body) {
-        out[start + 5] |= LZ4;
+
+    /// Appends one frame to `out`, whose payload `encode` appends.
+    ///
+    /// Returns the size of a payload above [`MAX_PAYLOAD`], with `out` as it was.
+    pub(super) fn put(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: u8,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), usize> {
+        let start = out.len();
+        out.extend_from_slice(&[0, 0, 0, 0, kind, 0, 0, 0]);
+        encode(out);
+        let body = start + FRAME_HEADER;
+        let size = out.len() - body;
+        if size > MAX_PAYLOAD {
+            out.truncate(start);
+            return Err(size);
+        }
+        if size >= COMPRESS_FROM && self.compress(out, body) {
+            out[start + 5] |= LZ4;
+        }
+        let length = (out.len() - body) as u32;
+        out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        let check = check(out[start..start + 6].as_chunks().0, &self.chain);
+        out[start + 6..body].copy_from_slice(&check);
+        self.chain = next_chain(&self.chain, &out[start..]);
+        out.extend_from_slice(&self.chain);
+        Ok(())
     }
-    let length = (out.len() - body) as u32;
-    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    let check = check(out[start..start + 6].as_chunks().0, chain);
-    out[start + 6..body].copy_from_slice(&check);
-    *chain = next_chain(chain, &out[start..]);
-    out.extend_from_slice(chain);
-    Ok(())
+
+    /// Compresses what `out` holds from `body` on, if that promises to be worth it; whether it
+    /// did.
+    fn compress(&mut self, out: &mut Vec<u8>, body: usize) -> bool {
+        if self.pass > 0 {
+            self.pass -= 1;
+            return false;
+        }
+        let raw = out.len() - body;
+        let smaller = compress_tail(out, body);
+        if (out.len() - body) * WELL.1 > raw * WELL.0 {
+            self.pass = PASS;
+        }
+        smaller
+    }
 }
 
 /// Replaces what `out` holds from `body` on by its compressed form, if that is smaller by an

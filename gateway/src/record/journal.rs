@@ -9,10 +9,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::{Entry, Totals, kind};
-use super::frame::{self, Chain, PIECE, put_frame};
+use super::frame::{self, Framer, PIECE};
 use super::open::{Close, CloseReason, SessionId, SessionOpen};
+use super::sync::Synced;
 use super::{Error, Shared};
 
 /// Pending bytes from which on a session should commit before it appends more.
@@ -31,15 +33,15 @@ pub struct SessionJournal {
     shared: Arc<Shared>,
     id: SessionId,
     file: Arc<File>,
-    /// The directory, until the file's entry in it is on the disk.
-    day_dir: Option<Arc<File>>,
-    chain: Chain,
+    /// The directory that holds the file.
+    day_dir: Arc<File>,
+    framer: Framer,
     /// Whole frames to be written; lent by [`BUFFERS`].
     pending: Vec<u8>,
     /// Bytes in the file.
     written: u64,
-    /// Something was written that was not yet synced. Only with a syncer.
-    unsynced: bool,
+    /// Bytes of the file that are known to be on the disk. Only with a syncer.
+    synced_to: Arc<AtomicU64>,
     /// Why nothing more can be recorded.
     failed: Option<Failure>,
     totals: Totals,
@@ -65,14 +67,14 @@ impl SessionJournal {
         let mut pending = lend_buffer();
         pending.extend_from_slice(&header);
         let mut journal = SessionJournal {
-            day_dir: shared.syncer.is_some().then_some(day_dir),
+            day_dir,
             shared,
             id: open.id,
             file: Arc::new(file),
-            chain: frame::first_chain(&header),
+            framer: Framer::new(&header),
             pending,
             written: 0,
-            unsynced: false,
+            synced_to: Arc::default(),
             failed: None,
             totals: Totals::default(),
         };
@@ -115,27 +117,40 @@ impl SessionJournal {
         self.pending.len()
     }
 
-    /// Writes everything that was appended, in one system call (none if there is nothing), and
-    /// with [`super::Durability::Disk`] waits until it is on the disk.
-    ///
-    /// Cancel safe: what was written stays written, and the next commit waits for the disk.
+    /// Writes everything that was appended, in one system call (none if there is nothing). What it
+    /// gives then waits for the disk, where [`super::Durability::Disk`] asks for that; meanwhile
+    /// the journal can be appended to.
     ///
     /// # Errors
-    /// [`Error::Io`] (disk full, …), [`Error::TooLarge`], [`Error::NoSync`]; the file is cut back
-    /// to its last whole record and every later commit gives [`Error::Dead`].
-    pub async fn commit(&mut self) -> Result<Recorded, Error> {
-        let result = match self.write_pending() {
-            Ok(()) if self.unsynced => self.sync().await,
-            other => other,
-        };
-        match result {
-            Ok(()) => Ok(Recorded(())),
-            Err(e) => {
-                self.failed = Some(Failure::Dead);
-                return_buffer(&mut self.pending);
-                Err(e)
-            }
+    /// [`Error::Io`] (disk full, …), [`Error::TooLarge`]; the file is cut back to its last whole
+    /// record and every later write gives [`Error::Dead`].
+    pub fn write(&mut self) -> Result<Written, Error> {
+        if let Err(e) = self.write_pending() {
+            self.failed = Some(Failure::Dead);
+            return_buffer(&mut self.pending);
+            return Err(e);
         }
+        let Some(syncer) = &self.shared.syncer else { return Ok(Written(None)) };
+        let synced_to = self.synced_to.load(Ordering::Acquire);
+        if synced_to == self.written {
+            return Ok(Written(None));
+        }
+        // The directory's entry has to be on the disk once.
+        let dir = (synced_to == 0).then(|| Arc::clone(&self.day_dir));
+        Ok(Written(Some(Syncing {
+            synced: syncer.sync(Arc::clone(&self.file), dir),
+            upto: self.written,
+            synced_to: Arc::clone(&self.synced_to),
+            path: self.path(),
+        })))
+    }
+
+    /// [`SessionJournal::write`], and waits for the disk where that is asked for.
+    ///
+    /// # Errors
+    /// As [`SessionJournal::write`] and [`Written::durable`].
+    pub async fn commit(&mut self) -> Result<Recorded, Error> {
+        self.write()?.durable().await
     }
 
     /// Records the end of the session at `at` (microseconds since the Unix epoch) and commits.
@@ -154,7 +169,13 @@ impl SessionJournal {
 
     #[cfg(test)]
     pub(super) fn is_unsynced(&self) -> bool {
-        self.unsynced
+        self.synced_to.load(Ordering::Acquire) < self.written
+    }
+
+    /// Bytes of buffer that this journal holds.
+    #[cfg(test)]
+    pub(super) fn buffer_held(&self) -> usize {
+        self.pending.capacity()
     }
 
     fn put_entry(&mut self, entry: &Entry<'_>) {
@@ -168,7 +189,7 @@ impl SessionJournal {
         if self.pending.capacity() == 0 {
             self.pending = lend_buffer();
         }
-        if let Err(size) = put_frame(&mut self.pending, &mut self.chain, kind, encode) {
+        if let Err(size) = self.framer.put(&mut self.pending, kind, encode) {
             self.failed = Some(Failure::TooLarge(size));
         }
     }
@@ -192,31 +213,47 @@ impl SessionJournal {
             });
         }
         self.written += self.pending.len() as u64;
-        self.unsynced = self.shared.syncer.is_some();
         return_buffer(&mut self.pending);
-        Ok(())
-    }
-
-    async fn sync(&mut self) -> Result<(), Error> {
-        let Some(syncer) = &self.shared.syncer else {
-            return Ok(());
-        };
-        let synced = syncer.sync(Arc::clone(&self.file), self.day_dir.clone());
-        let result = synced.await.map_err(|_| Error::NoSync)?;
-        // After a failed fdatasync the kernel may have dropped the pages: nobody can tell what is
-        // on the disk, so that trying again would prove nothing.
-        result.map_err(|source| Error::Io {
-            doing: "sync",
-            path: self.path(),
-            source,
-        })?;
-        self.unsynced = false;
-        self.day_dir = None;
         Ok(())
     }
 
     fn path(&self) -> PathBuf {
         self.id.path_in(&self.shared.dir)
+    }
+}
+
+/// What was written, on its way to the disk.
+#[derive(Debug)]
+#[must_use = "it is recorded only when it is durable"]
+pub struct Written(Option<Syncing>);
+
+#[derive(Debug)]
+struct Syncing {
+    synced: Synced,
+    upto: u64,
+    synced_to: Arc<AtomicU64>,
+    path: PathBuf,
+}
+
+impl Written {
+    /// Waits until what was written is as durable as the setting asks.
+    ///
+    /// Cancel safe: what was written stays written, and the next write waits for the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NoSync`]: the session has to end. After a failed `fdatasync` the
+    /// kernel may have dropped the pages; nobody can tell what is on the disk, so that trying
+    /// again would prove nothing.
+    pub async fn durable(self) -> Result<Recorded, Error> {
+        if let Self(Some(Syncing { synced, upto, synced_to, path })) = self {
+            synced.await.map_err(|_| Error::NoSync)?.map_err(|source| Error::Io {
+                doing: "sync",
+                path,
+                source,
+            })?;
+            synced_to.fetch_max(upto, Ordering::AcqRel);
+        }
+        Ok(Recorded(()))
     }
 }
 

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use super::entry::{Stored, StoredDecision, Totals, Via};
+use super::entry::{Totals, Via};
 use super::open::{Close, SessionOpen};
 use super::read::{ReadError, Reader, is_live};
+use super::stored::{Stored, StoredDecision};
 
 /// Groups of statements kept per session; what comes later counts into one group per decision
 /// and rule without a text. Keeps an agent that never repeats itself from filling the index.
@@ -141,6 +142,9 @@ fn reason(close: &Close) -> String {
 /// Text, decision, rules.
 type GroupKey = (Option<[u8; 32]>, &'static str, String);
 
+/// What most often tells a group without looking at the text: its number, the span, the decision.
+type Memo = (u32, u32, u32, &'static str);
+
 #[derive(Default)]
 struct Reading {
     open: Option<SessionOpen>,
@@ -150,6 +154,8 @@ struct Reading {
     text_bytes: usize,
     groups: Vec<Group>,
     by_key: HashMap<GroupKey, usize>,
+    /// Groups of statements seen lately; to be trusted where the rules are the same.
+    memo: HashMap<Memo, usize>,
     /// The group of each statement that still runs.
     running: HashMap<u64, usize>,
 }
@@ -181,8 +187,10 @@ impl Reading {
     }
 
     fn text(&mut self, id: u32, sql: &[u8]) {
-        let replaced = self.texts.remove(&id).map_or(0, |text| text.len());
-        self.text_bytes -= replaced;
+        if let Some(replaced) = self.texts.remove(&id) {
+            self.text_bytes -= replaced.len();
+            self.memo.clear();
+        }
         if self.text_bytes + sql.len() <= MAX_TEXTS {
             self.text_bytes += sql.len();
             self.texts.insert(id, sql.to_vec());
@@ -205,6 +213,29 @@ impl Reading {
 
     /// The group that a decision counts into.
     fn group(&mut self, decision: &StoredDecision<'_>) -> usize {
+        let span = &decision.span;
+        let memo = (
+            decision.text,
+            span.start,
+            span.end,
+            decision.verdict.as_str(),
+        );
+        if let Some(&group) = self.memo.get(&memo)
+            && self.groups[group]
+                .rules
+                .split(", ")
+                .eq(decision.rules.iter().copied())
+        {
+            return group;
+        }
+        let group = self.find_group(decision);
+        if self.memo.len() < MAX_GROUPS {
+            self.memo.insert(memo, group);
+        }
+        group
+    }
+
+    fn find_group(&mut self, decision: &StoredDecision<'_>) -> usize {
         let span = decision.span.start as usize..decision.span.end as usize;
         let text = self
             .texts

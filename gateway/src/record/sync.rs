@@ -1,14 +1,18 @@
-//! Group commit: one thread brings journals to the disk for all sessions.
+//! Group commit: a few threads bring journals to the disk for all sessions.
 //!
-//! Sessions queue their file and wait; the thread takes all that is queued at once, so that while
-//! one `fdatasync` runs the next group gathers, and a file that is queued twice is synced once.
+//! Sessions queue their file and wait. Each session has a file of its own, so that what can be
+//! shared is the file system's own commit: `fdatasync`s that run at the same time share it, those
+//! that run one after the other each wait for the disk. Hence several threads and not one.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use tokio::sync::oneshot;
+
+/// Files that are synced at the same time. More sessions than this wait for each other, which
+/// they would do at the disk anyway.
+const THREADS: usize = 16;
 
 /// One journal to bring to the disk.
 struct Job {
@@ -18,56 +22,46 @@ struct Job {
     done: oneshot::Sender<io::Result<()>>,
 }
 
-/// The way to the sync thread, which ends when the last of these is dropped.
+/// The way to the sync threads, which end when the last of these is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Syncer(mpsc::Sender<Job>);
 
-/// The result of a [`Syncer::sync`]; an error of the channel means that the thread is gone.
+/// The result of a [`Syncer::sync`]; an error of the channel means that the threads are gone.
 pub(super) type Synced = oneshot::Receiver<io::Result<()>>;
 
 impl Syncer {
     pub(super) fn start() -> io::Result<Syncer> {
         let (jobs, queue) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("weir-sync".into())
-            .spawn(move || run(&queue))?;
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..THREADS {
+            let queue = Arc::clone(&queue);
+            std::thread::Builder::new()
+                .name("weir-sync".into())
+                .spawn(move || run(&queue))?;
+        }
         Ok(Syncer(jobs))
     }
 
     /// Queues a file that was written, and with `dir` the directory that holds it.
     pub(super) fn sync(&self, file: Arc<File>, dir: Option<Arc<File>>) -> Synced {
         let (done, synced) = oneshot::channel();
-        // If the thread is gone, the job drops `done`, which the receiver sees.
+        // If the threads are gone, the job drops `done`, which the receiver sees.
         let _ = self.0.send(Job { file, dir, done });
         synced
     }
 }
 
-fn run(queue: &mpsc::Receiver<Job>) {
-    while let Ok(first) = queue.recv() {
-        let group: Vec<Job> = std::iter::once(first).chain(queue.try_iter()).collect();
-        sync_group(group);
-    }
-}
-
-fn sync_group(group: Vec<Job>) {
-    // Results by file, so that each is synced once. By address: each is held in the group.
-    let mut results: HashMap<*const File, Result<(), Option<i32>>> = HashMap::new();
-    for job in &group {
-        for file in std::iter::once(&job.file).chain(&job.dir) {
-            results
-                .entry(Arc::as_ptr(file))
-                .or_insert_with(|| file.sync_data().map_err(|e| e.raw_os_error()));
-        }
-    }
-    for job in group {
-        let result = std::iter::once(&job.file)
-            .chain(&job.dir)
-            .try_for_each(|file| results[&Arc::as_ptr(file)])
-            .map_err(|code| {
-                code.map_or_else(|| io::ErrorKind::Other.into(), io::Error::from_raw_os_error)
-            });
+fn run(queue: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // Released before the disk is waited for: one thread waits for a job, the others sync.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { file, dir, done }) = job else {
+            return;
+        };
+        let result = std::iter::once(file)
+            .chain(dir)
+            .try_for_each(|file| file.sync_data());
         // A session that no longer waits has ended.
-        let _ = job.done.send(result);
+        let _ = done.send(result);
     }
 }

@@ -333,6 +333,45 @@ fn bulk_data_is_cut_into_pieces_that_make_up_the_same_stream() {
 }
 
 #[test]
+fn compressing_is_given_up_for_noise_and_taken_up_again() {
+    let place = Place::new();
+    let recorder = place.recorder(Durability::Os);
+    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let mut noise = vec![0; 4000];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    journal.append(&Entry::Rows {
+        statement: 1,
+        frames: &noise,
+    });
+    let mut sizes = Vec::new();
+    for _ in 0..20 {
+        let before = journal.bytes_pending();
+        journal.append(&Entry::Rows {
+            statement: 1,
+            frames: &[b'x'; 4000],
+        });
+        sizes.push(journal.bytes_pending() - before);
+    }
+    let raw = sizes.iter().take_while(|&&size| size > 4000).count();
+    assert_eq!(raw, 15);
+    assert!(sizes[raw..].iter().all(|&size| size < 100), "{sizes:?}");
+}
+
+#[test]
+fn an_idle_session_holds_no_buffer() {
+    let place = Place::new();
+    let recorder = place.recorder(Durability::Os);
+    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    journal.append(&Entry::Rows {
+        statement: 1,
+        frames: &[b'x'; 300_000],
+    });
+    assert!(journal.buffer_held() > 0);
+    let _ = block_on(journal.commit()).unwrap();
+    assert_eq!(journal.buffer_held(), 0);
+}
+
+#[test]
 fn nothing_is_written_before_a_commit_and_nothing_pending_stays_after_it() {
     let place = Place::new();
     let recorder = place.recorder(Durability::Os);
@@ -565,6 +604,16 @@ fn skimming_sees_everything_but_bulk_data_and_can_go_back_to_checking() {
     }
     assert!(reader.closed());
     assert!(rows > 0);
+}
+
+#[test]
+fn a_digest_of_rows_does_not_depend_on_the_pieces_in_which_they_came() {
+    let (mut whole, mut pieces) = (RowsDigest::new(), RowsDigest::new());
+    whole.update(b"frames");
+    pieces.update(b"fra");
+    assert_ne!(whole.finalize(), pieces.finalize());
+    pieces.update(b"mes");
+    assert_eq!(whole.finalize(), pieces.finalize());
 }
 
 proptest! {

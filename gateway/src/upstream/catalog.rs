@@ -6,7 +6,7 @@
 use thiserror::Error;
 
 use super::Connection;
-use crate::catalog::{Catalog, QUERIES, RowError, SnapshotRows};
+use crate::catalog::{Catalog, QUERIES, RowError, SEARCH_PATH, SnapshotRows};
 
 /// Why no snapshot was loaded. The previous one, if any, is as old as it was.
 #[derive(Debug, Error)]
@@ -31,8 +31,10 @@ const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
 /// # Errors
 /// [`Error`], with nothing of a snapshot kept.
 pub async fn load(conn: &mut Connection) -> Result<Catalog, Error> {
-    conn.query(BEGIN).await.map_err(Error::Query)?;
     let mut rows = SnapshotRows::default();
+    let path = conn.query(SEARCH_PATH.sql).await.map_err(Error::Query)?;
+    rows.add(SEARCH_PATH.facts, path).map_err(Error::Row)?;
+    conn.query(BEGIN).await.map_err(Error::Query)?;
     for query in QUERIES {
         let answer = conn.query(query.sql).await.map_err(Error::Query)?;
         rows.add(query.facts, answer).map_err(Error::Row)?;

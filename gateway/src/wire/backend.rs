@@ -161,21 +161,26 @@ impl<'a> ErrorFields<'a> {
     }
 }
 
-/// The size in bytes and the number of the whole `DataRow` frames at the front of `buf`.
+/// The size in bytes and the number of the whole `DataRow` (or `CopyData`) frames at the front of
+/// `buf`.
 ///
 /// This is the hot loop of an unmasked result: it reads headers only. It stops at the first frame
-/// of another type, the first incomplete one, and before a row that would exceed `max_rows`.
+/// of another type than the first, the first incomplete one, and before a row that would exceed `max_rows`.
 /// A length that [`super::frame`] would refuse also stops it, so that the caller's own look at
 /// that frame finds the error.
 #[inline]
-pub fn data_row_run(buf: &[u8], max_rows: u64) -> (usize, u64) {
+pub fn row_run(buf: &[u8], max_rows: u64) -> (usize, u64) {
     let (mut at, mut rows) = (0, 0);
+    let tag = match buf.first() {
+        Some(tag @ (b'D' | b'd')) => *tag,
+        _ => return (0, 0),
+    };
     while rows < max_rows {
         let Some((header, _)) = buf[at..].split_first_chunk::<HEADER>() else {
             break;
         };
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
-        if header[0] != b'D' || length < 6 || length >= super::VALUES_LIMIT {
+        if header[0] != tag || length < 4 || length >= super::VALUES_LIMIT {
             break;
         }
         if buf.len() - at <= length {
@@ -318,15 +323,15 @@ mod tests {
     fn a_run_of_rows_ends_at_the_first_other_or_incomplete_frame() {
         let one = row(&[b"a", b"bc"]);
         let mut buf = [one.clone(), one.clone()].concat();
-        assert_eq!(data_row_run(&buf, u64::MAX), (2 * one.len(), 2));
+        assert_eq!(row_run(&buf, u64::MAX), (2 * one.len(), 2));
         buf.extend_from_slice(b"C\0\0\0\x0dSELECT 2\0");
-        assert_eq!(data_row_run(&buf, u64::MAX), (2 * one.len(), 2));
+        assert_eq!(row_run(&buf, u64::MAX), (2 * one.len(), 2));
         assert_eq!(
-            data_row_run(&buf[..one.len() * 2 - 1], u64::MAX),
+            row_run(&buf[..one.len() * 2 - 1], u64::MAX),
             (one.len(), 1)
         );
-        assert_eq!(data_row_run(&buf, 1), (one.len(), 1));
-        assert_eq!(data_row_run(b"D\0\0\0\x03", u64::MAX), (0, 0));
+        assert_eq!(row_run(&buf, 1), (one.len(), 1));
+        assert_eq!(row_run(b"D\0\0\0\x03", u64::MAX), (0, 0));
     }
 
     #[test]
@@ -393,7 +398,7 @@ mod tests {
             let _ = parameter_status(&body);
             let _ = ready_status(&body);
             let _ = fields(&body).map(|f| f.count());
-            let (size, rows) = data_row_run(&body, max);
+            let (size, rows) = row_run(&body, max);
             prop_assert!(size <= body.len() && rows <= max);
         }
     }

@@ -145,7 +145,18 @@ fn hostile_statements_are_shown_escaped() {
     let sql = "SELECT '\u{1b}[2J\u{202e}' FROM \"a\u{1b}b\"";
     let demo = example("demo.toml");
     for more in [&[][..], &["--json"]] {
-        let args = [&["explain", "--agent", "coder", "--sql", sql, &demo], more].concat();
+        let args = [
+            &[
+                "explain",
+                "--agent",
+                "coder",
+                "--sql",
+                sql,
+                &demo,
+            ],
+            more,
+        ]
+        .concat();
         let (out, _) = weir(&args);
         assert!(
             out.contains("SELECT") && !out.contains(['\u{1b}', '\u{202e}']),

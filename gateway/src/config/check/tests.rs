@@ -108,9 +108,7 @@ results = "digest"
         config.capture.cgroup_root.as_deref(),
         Some(Path::new("/sys/fs/cgroup/unified"))
     );
-    assert_eq!(config.paths.record().journal, Path::new("/tmp/s/journal"));
-    assert_eq!(config.record().index, Path::new("/tmp/s/index.db"));
-    assert_eq!(config.record().durability, Durability::Disk);
+    assert_eq!(config.paths.journal(), Path::new("/tmp/s/journal"));
     assert_eq!(config.paths.socket(), Path::new("/tmp/r/weir.sock"));
     assert_eq!(
         config.journal,

@@ -1,0 +1,92 @@
+//! Progress for people: what is being done, how far it is, how long it took; what the programs
+//! in between write is kept in a log and shown only if they fail.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cache;
+
+/// A run of numbered steps.
+#[derive(Debug)]
+pub struct Steps {
+    name: &'static str,
+    done: usize,
+    total: usize,
+}
+
+impl Steps {
+    /// `total` steps of the command `name`.
+    #[must_use]
+    pub fn new(name: &'static str, total: usize) -> Self {
+        Self {
+            name,
+            done: 0,
+            total,
+        }
+    }
+
+    /// Announces the next step, does it, and says how long it took.
+    pub fn step<T>(&mut self, what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.done += 1;
+        let mark = format!("[{}/{}]", self.done, self.total);
+        println!("{mark} {what}");
+        let start = Instant::now();
+        let value = act().with_context(|| what.to_owned())?;
+        println!("{mark} done in {:.1} s", start.elapsed().as_secs_f64());
+        Ok(value)
+    }
+
+    /// A step that is a program: quiet, its output logged, shown if it fails.
+    pub fn quietly(&mut self, what: &str, command: &mut Command) -> Result<()> {
+        let log = self.log()?;
+        self.step(what, || {
+            let file = File::create(&log)?;
+            command
+                .stdin(Stdio::null())
+                .stdout(file.try_clone()?)
+                .stderr(file);
+            let status = command
+                .status()
+                .with_context(|| format!("could not run {command:?}"))?;
+            if !status.success() {
+                std::io::stderr().write_all(&fs::read(&log)?)?;
+                bail!("{status} (this output is also in {})", log.display());
+            }
+            Ok(())
+        })
+    }
+
+    /// A step that is a program whose output is what the reader wants to see.
+    pub fn openly(&mut self, what: &str, command: &mut Command) -> Result<()> {
+        self.step(what, || {
+            let status = command
+                .status()
+                .with_context(|| format!("could not run {command:?}"))?;
+            if !status.success() {
+                bail!("{status}");
+            }
+            Ok(())
+        })
+    }
+
+    fn log(&self) -> Result<PathBuf> {
+        let folder = cache::target().join("xtask");
+        fs::create_dir_all(&folder)?;
+        Ok(folder.join(format!("{}-{}.log", self.name, self.done + 1)))
+    }
+}
+
+/// Cargo, as the one that runs us.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(cache::root());
+    command
+}

@@ -1,0 +1,32 @@
+//! `cargo xtask test`: everything, or an error that says why not. Nothing is skipped.
+
+use anyhow::{Result, ensure};
+use xtask::steps::{Steps, cargo};
+
+use crate::{ebpf, fuzz, setup};
+
+/// Long enough to find what a change broke at once; `cargo xtask fuzz` looks further.
+const SMOKE_SECONDS: u32 = 10;
+
+pub(crate) fn run() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the end-to-end tests load eBPF programs and make cgroups and network namespaces, which \
+         needs root: run `cargo xtask test` as root, or `cargo test` for the tests that need none"
+    );
+    let mut steps = Steps::new("test", 4);
+    steps.step("looking for what the tests need", setup::run)?;
+    steps.step("building the eBPF programs", ebpf::run)?;
+    let mut tests = cargo();
+    tests.args([
+        "test",
+        "--workspace",
+        "--features",
+        "weir/e2e",
+        "--no-fail-fast",
+    ]);
+    steps.openly("unit, property and end-to-end tests", &mut tests)?;
+    steps.step("fuzz targets, a short run of each", || {
+        fuzz::run(SMOKE_SECONDS, None)
+    })
+}

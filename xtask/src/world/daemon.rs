@@ -1,0 +1,238 @@
+//! Weir itself: a `weir run` in the world's host namespace, with every path of its own, so that
+//! many can run side by side.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+
+use super::{
+    ADDRESS, ADDRESS6,
+    agent::{Finished, finish},
+    postgres::PORT,
+    process::{Place, Process, User},
+};
+
+/// How a daemon is set up. The defaults suit the world's database.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The `weir` binary.
+    pub binary: PathBuf,
+    /// Text of the policy file.
+    pub policy: String,
+    /// `results` of the journal: full, digest or none.
+    pub results: &'static str,
+    /// `durability` of the journal: os or disk.
+    pub durability: &'static str,
+    /// Whether clients must use TLS: optional or require.
+    pub client_tls: &'static str,
+    /// The `tls` table of the datastore, towards the upstream.
+    pub upstream_tls: String,
+    /// Addresses of the datastore.
+    pub hosts: Vec<String>,
+    /// The password that Weir logs in with.
+    pub password: String,
+    /// Where the journal and the index go, if not below the world's folder.
+    pub state: Option<PathBuf>,
+}
+
+impl Setup {
+    /// A daemon in front of the world's database that judges by `policy`.
+    #[must_use]
+    pub fn new(binary: impl Into<PathBuf>, policy: impl Into<String>) -> Self {
+        Self {
+            binary: binary.into(),
+            policy: policy.into(),
+            results: "full",
+            durability: "os",
+            client_tls: "optional",
+            upstream_tls: r#"{ mode = "disable" }"#.to_owned(),
+            hosts: vec![format!("{ADDRESS}:{PORT}"), format!("[{ADDRESS6}]:{PORT}")],
+            password: "upstream-secret".to_owned(),
+            state: None,
+        }
+    }
+}
+
+/// What of the world a daemon needs.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    pub(super) netns: PathBuf,
+    /// The slice, relative to the cgroup mount.
+    pub(super) slice: String,
+    pub(super) pins: PathBuf,
+    pub(super) dir: PathBuf,
+}
+
+/// A running daemon. Dropping it asks it to drain and waits for its end.
+#[derive(Debug)]
+pub struct Weir {
+    process: Process,
+    setup: Setup,
+    site: Site,
+}
+
+impl Weir {
+    pub(super) fn start(site: Site, setup: Setup) -> Result<Self> {
+        fs::create_dir_all(site.dir.join("policies"))?;
+        fs::write(site.dir.join("policies/policy.toml"), &setup.policy)?;
+        let password = site.dir.join("upstream-password");
+        fs::write(&password, &setup.password)?;
+        fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
+        fs::write(site.dir.join("weir.toml"), configuration(&site, &setup))?;
+        let process = launch(&site, &setup)?;
+        let mut weir = Self {
+            process,
+            setup,
+            site,
+        };
+        weir.ready()?;
+        Ok(weir)
+    }
+
+    /// Runs a command of Weir's CLI against this daemon.
+    pub fn cli(&self, args: &[&str]) -> Result<Finished> {
+        cli(&self.site, &self.setup, args)
+    }
+
+    /// Replaces the policy file, as an operator would, in one step.
+    pub fn replace_policy(&self, text: &str) -> Result<()> {
+        let path = self.site.dir.join("policies/policy.toml");
+        let new = self.site.dir.join("policy.new");
+        fs::write(&new, text)?;
+        Ok(fs::rename(new, path)?)
+    }
+
+    /// The daemon's process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Process id of the daemon.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.output()
+    }
+
+    /// The folder of its journals and index.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        state(&self.site, &self.setup)
+    }
+
+    /// Kills it without warning, as the kernel would when memory runs out.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait(Duration::from_secs(10)).map(drop)
+    }
+
+    /// Starts a new daemon on what an ended one left behind.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = launch(&self.site, &self.setup)?;
+        self.ready()
+    }
+
+    fn ready(&mut self) -> Result<()> {
+        let Self {
+            process,
+            setup,
+            site,
+        } = self;
+        process.until(Duration::from_secs(30), || {
+            cli(site, setup, &["status", "--json"]).is_ok_and(|finished| finished.ok())
+        })
+    }
+}
+
+fn launch(site: &Site, setup: &Setup) -> Result<Process> {
+    let place = place(site);
+    let mut command = place.command(&setup.binary, Signal::SIGTERM);
+    command
+        .args(["run", "--config"])
+        .arg(site.dir.join("weir.toml"));
+    command.env("RUST_LOG", "info");
+    Process::start("weir", command, &site.dir.join("weir.log"), Signal::SIGTERM)
+}
+
+fn cli(site: &Site, setup: &Setup, args: &[&str]) -> Result<Finished> {
+    let mut command = place(site).command("timeout", Signal::SIGTERM);
+    command.arg("60").arg(&setup.binary).args(args);
+    command.arg("--config").arg(site.dir.join("weir.toml"));
+    finish(&mut command, "weir")
+}
+
+fn place(site: &Site) -> Place {
+    Place {
+        cgroup: None,
+        netns: site.netns.clone(),
+        user: User::Root,
+    }
+}
+
+fn state(site: &Site, setup: &Setup) -> PathBuf {
+    setup
+        .state
+        .clone()
+        .unwrap_or_else(|| site.dir.join("state"))
+}
+
+fn configuration(site: &Site, setup: &Setup) -> String {
+    let Site {
+        slice, pins, dir, ..
+    } = site;
+    let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+    let hosts: Vec<_> = setup.hosts.iter().map(|host| format!("{host:?}")).collect();
+    let mut text = format!(
+        r#"[capture]
+slice = "{slice}"
+pin_dir = {pins}
+
+[paths]
+state_dir = {state}
+run_dir = {run}
+policies = {policies}
+
+[journal]
+durability = "{durability}"
+results = "{results}"
+
+[datastore.appdb]
+protocol = "postgres"
+hosts = [{hosts}]
+tls = {tls}
+databases = ["app"]
+login = {{ user = "weir_agents", password = {{ file = {password} }} }}
+client_tls = "{client_tls}"
+"#,
+        pins = quoted(pins),
+        state = quoted(&state(site, setup)),
+        run = quoted(&dir.join("run")),
+        policies = quoted(&dir.join("policies")),
+        durability = setup.durability,
+        results = setup.results,
+        hosts = hosts.join(", "),
+        tls = setup.upstream_tls,
+        password = quoted(&dir.join("upstream-password")),
+        client_tls = setup.client_tls,
+    );
+    for agent in ["coder", "analyst"] {
+        // Writing to a String doesn't fail.
+        let _ = write!(
+            text,
+            "\n[agent.{agent}]\nmatch = {{ cgroup = \"{slice}/{agent}-*\" }}\n"
+        );
+    }
+    text
+}
