@@ -71,7 +71,10 @@ impl Paths {
 
     /// Both, for reading them back.
     pub fn record(&self) -> record::Paths {
-        record::Paths { journal: self.journal(), index: self.index() }
+        record::Paths {
+            journal: self.journal(),
+            index: self.index(),
+        }
     }
 
     /// The directory of the certificate authority.

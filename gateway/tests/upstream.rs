@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use weir::credential::{self, Source};
+use weir::doctor::{Check, Status};
 use weir::upstream::{
     AuthPolicy, Connected, Connection, Error, Login, Startup, Step, Target, Tls, TlsMode, cancel,
     connect,
@@ -627,4 +628,61 @@ fn copy_is_nothing_that_weirs_own_client_takes() {
         let error = connection.query("SELECT 1").await.unwrap_err();
         assert!(matches!(error, Error::Broken), "{error:?}");
     });
+}
+
+// --- weir doctor -------------------------------------------------------------------------------
+
+/// What the doctor says of a datastore with this role and password.
+fn doctor(server: &Postgres, role: &str, password: &str) -> Check {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let Source::File { path } = secret(dir.path(), password) else {
+        unreachable!("a password file")
+    };
+    let (host, password) = (server.address, path.display());
+    let config = format!(
+        "[datastore.appdb]\n\
+         protocol = \"postgres\"\n\
+         hosts = [\"{host}\"]\n\
+         tls = {{ mode = \"disable\" }}\n\
+         databases = [\"postgres\"]\n\
+         login = {{ user = \"{role}\", password = {{ file = \"{password}\" }} }}\n\
+         [agent.coder]\n\
+         match = {{ cgroup = \"weir-agents.slice/coder-*\" }}\n"
+    );
+    let file = dir.path().join("weir.toml");
+    fs::write(&file, config).expect("configuration");
+    let name = format!("datastore appdb at {host}");
+    let checks = block_on(weir::doctor::examine(&file));
+    checks
+        .into_iter()
+        .find(|check| check.name == name)
+        .expect("the datastore is looked at")
+}
+
+#[test]
+fn the_doctor_logs_in_and_says_what_is_wrong_with_a_log_in() {
+    let server = postgres();
+    let check = doctor(&server, "scram", PASSWORD);
+    assert_eq!(check.status, Status::Ok, "{check:?}");
+    assert!(
+        check
+            .detail
+            .starts_with("logged in as scram to postgres, PostgreSQL "),
+        "{check:?}"
+    );
+
+    let check = doctor(&server, "postgres", PASSWORD);
+    assert_eq!(check.status, Status::Warn, "{check:?}");
+    assert!(check.detail.contains("superuser"), "{check:?}");
+
+    let check = doctor(&server, "scram", "wrong");
+    assert_eq!(check.status, Status::Fail, "{check:?}");
+    assert!(check.fix.expect("a fix").contains("pg_hba.conf"));
+
+    let check = doctor(&server, "odd", PASSWORD);
+    assert_eq!(check.status, Status::Fail, "{check:?}");
+    assert_eq!(
+        check.fix.expect("a fix"),
+        "ALTER ROLE odd SET standard_conforming_strings = 'on'"
+    );
 }

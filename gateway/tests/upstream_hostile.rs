@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_millis(1500);
 fn target(tls: &TlsMode) -> Target {
     Target {
         server_name: None,
-        tls: Tls::new(tls).unwrap(),
+        tls: Tls::new(tls).expect("TLS settings"),
         login: Login {
             user: "weir".into(),
             // Any variable that is set will do as a password.
@@ -33,7 +33,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .unwrap()
+        .expect("a runtime")
         .block_on(future)
 }
 
@@ -41,20 +41,22 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn against(tls: &TlsMode, answers: &[&[u8]]) -> Result<Connected, Error> {
     let target = target(tls);
     block_on(async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("loopback works");
+        let address = listener.local_addr().expect("an address");
         let startup = Startup {
             database: "app",
             parameters: vec![],
         };
         let server = async {
-            let (mut client, _) = listener.accept().await.unwrap();
+            let (mut client, _) = listener.accept().await.expect("loopback works");
             let mut buf = [0; 4096];
             for answer in answers {
-                if client.read(&mut buf).await.unwrap() == 0 {
+                if client.read(&mut buf).await.expect("loopback works") == 0 {
                     break;
                 }
-                client.write_all(answer).await.unwrap();
+                client.write_all(answer).await.expect("loopback works");
             }
             // Held open, silent.
             std::future::pending::<()>().await;
@@ -75,7 +77,7 @@ fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 
 #[track_caller]
 fn violates(answers: &[&[u8]], step: Step) {
-    let error = against(&TlsMode::Disable, answers).unwrap_err();
+    let error = against(&TlsMode::Disable, answers).expect_err("it must be refused");
     assert!(
         matches!(error, Error::Protocol { step: s, .. } if s == step),
         "{error:?}"
