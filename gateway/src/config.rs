@@ -10,20 +10,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod check;
-pub mod diagnostic;
 mod host;
 mod raw;
 
-pub use diagnostic::Diagnostic;
 pub use host::Host;
 
+use crate::capture;
 use crate::identity::Matcher;
-use crate::record::Durability;
+use crate::policy::Diagnostic;
+use crate::record::{self, Durability};
 use crate::session::Results;
 use crate::upstream::{self, Login, Target, Tls, TlsMode};
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/weir/weir.toml";
+
+/// The agents' cgroup, unless `[capture]` says otherwise.
+pub const DEFAULT_SLICE: &str = "weir-agents.slice";
+/// Where eBPF is pinned, unless `[capture]` says otherwise.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/weir";
 
 /// Everything in weir.toml.
 #[derive(Debug, Clone)]
@@ -31,7 +36,7 @@ pub struct Config {
     /// The file it was read from.
     pub file: PathBuf,
     /// `[capture]`.
-    pub capture: Capture,
+    pub capture: capture::Settings,
     /// `[paths]`.
     pub paths: Paths,
     /// `[journal]`.
@@ -40,17 +45,6 @@ pub struct Config {
     pub datastores: Vec<Arc<Datastore>>,
     /// `[agent.*]`; at least one.
     pub agents: Matcher,
-}
-
-/// How connections are intercepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capture {
-    /// The agents' cgroup, relative to the cgroup2 mount; the daemon owns it.
-    pub slice: PathBuf,
-    /// Where eBPF links and maps are pinned, on a bpffs.
-    pub pin_dir: PathBuf,
-    /// The cgroup2 mount; `None` to find it in `/proc/mounts`.
-    pub cgroup_root: Option<PathBuf>,
 }
 
 /// Where the daemon keeps what it has.
@@ -73,6 +67,14 @@ impl Paths {
     /// The SQLite file of the index.
     pub fn index(&self) -> PathBuf {
         self.state_dir.join("index.db")
+    }
+
+    /// Both, for reading them back.
+    pub fn record(&self) -> record::Paths {
+        record::Paths {
+            journal: self.journal(),
+            index: self.index(),
+        }
     }
 
     /// The directory of the certificate authority.

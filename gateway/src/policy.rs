@@ -28,6 +28,7 @@ mod schema;
 use std::sync::Arc;
 
 pub use decide::{SubjectPolicy, Trace};
+pub(crate) use diagnostic::did_you_mean;
 pub use diagnostic::{Diagnostic, Severity};
 pub use effects::{EffectSet, has_objects};
 pub use glob::{Glob, ObjectPattern};

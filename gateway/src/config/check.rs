@@ -9,17 +9,17 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use toml::Spanned;
 
-use super::diagnostic::{Diagnostic, did_you_mean};
 use super::host::Refused;
 use super::raw::{self, Later};
-use super::{
-    Capture, ClientTls, Config, Datastore, Durability, Host, Journal, Paths, Results, TlsMode,
-};
+use super::{ClientTls, Config, Datastore, Host, Journal, Paths, TlsMode};
+use crate::capture;
 use crate::credential::Source;
 use crate::identity::{Agent, Matcher, Pattern};
+use crate::policy::{Diagnostic, did_you_mean};
+use crate::record::Durability;
+use crate::session::Results;
 use crate::upstream::{AuthPolicy, Login};
 
-const DEFAULT_SLICE: &str = "weir-agents.slice";
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A name that makes both a file name and a metric's label without quoting.
 const NAME_RULE: &str = "names are 1 to 63 letters, digits, '-' and '_'";
@@ -100,17 +100,17 @@ impl Check<'_> {
         })
     }
 
-    fn capture(&mut self, raw: &raw::Capture) -> Option<Capture> {
+    fn capture(&mut self, raw: &raw::Capture) -> Option<capture::Settings> {
         let slice = match &raw.slice {
-            None => Some(PathBuf::from(DEFAULT_SLICE)),
+            None => Some(PathBuf::from(super::DEFAULT_SLICE)),
             Some(slice) => self.slice(slice),
         };
-        let pin_dir = self.path_or(raw.pin_dir.as_ref(), "/sys/fs/bpf/weir");
+        let pin_dir = self.path_or(raw.pin_dir.as_ref(), super::DEFAULT_PIN_DIR);
         let cgroup_root = match &raw.cgroup_root {
             None => Some(None),
             Some(root) => self.path(root).map(Some),
         };
-        Some(Capture {
+        Some(capture::Settings {
             slice: slice?,
             pin_dir: pin_dir?,
             cgroup_root: cgroup_root?,
@@ -421,7 +421,11 @@ impl Check<'_> {
         }
     }
 
-    fn agents(&mut self, raw: &BTreeMap<Text, raw::Agent>, capture: Option<&Capture>) -> Matcher {
+    fn agents(
+        &mut self,
+        raw: &BTreeMap<Text, raw::Agent>,
+        capture: Option<&capture::Settings>,
+    ) -> Matcher {
         if raw.is_empty() {
             let help = "add an [agent.NAME] with match = { cgroup = \"weir-agents.slice/NAME-*\" }";
             self.error_at(0..0, "there is no agent").help::<()>(help);
@@ -452,7 +456,7 @@ impl Check<'_> {
     fn pattern(
         &mut self,
         raw: &Spanned<raw::Match>,
-        capture: Option<&Capture>,
+        capture: Option<&capture::Settings>,
     ) -> Option<(Pattern, Range<usize>)> {
         let raw::Match {
             cgroup,

@@ -134,7 +134,7 @@ fn floor_boundary(text: &str, at: usize) -> usize {
 }
 
 /// The one of `known` that `word` is probably a misspelling of.
-pub(super) fn did_you_mean<'a>(
+pub(crate) fn did_you_mean<'a>(
     word: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
