@@ -4,6 +4,7 @@
 //! only as long as its [`Generation`] is the current one, so that open sessions are judged by a
 //! new policy from their next statement on.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +26,11 @@ const REMEMBERED: usize = 256;
 /// Texts longer than this are judged anew each time.
 const REMEMBERED_LENGTH: usize = 16 << 10;
 
+thread_local! {
+    /// What a text does depends on nothing but the text: all sessions of a thread share it.
+    static ANALYSES: RefCell<sql::Cache> = RefCell::default();
+}
+
 /// Who is judged, for which datastore.
 #[derive(Debug, Clone)]
 pub struct Who {
@@ -38,7 +44,11 @@ pub struct Who {
 
 impl Who {
     fn subject(&self) -> Subject<'_> {
-        Subject { agent: &self.agent, groups: &self.groups, datastore: &self.datastore }
+        Subject {
+            agent: &self.agent,
+            groups: &self.groups,
+            datastore: &self.datastore,
+        }
     }
 }
 
@@ -117,7 +127,7 @@ impl Judging {
         if let Some(known) = self.judged.get(text) {
             return (Rc::clone(known), false);
         }
-        let analysis = Rc::new(sql::analyse(text));
+        let analysis = ANALYSES.with_borrow_mut(|cache| cache.analyse(text));
         let id = self.texts;
         self.texts += 1;
         let judged = Rc::new(self.judge_analysis(text.into(), id, analysis));
@@ -125,7 +135,8 @@ impl Judging {
             self.judged.clear();
         }
         if text.len() <= REMEMBERED_LENGTH {
-            self.judged.insert(Rc::clone(&judged.text), Rc::clone(&judged));
+            self.judged
+                .insert(Rc::clone(&judged.text), Rc::clone(&judged));
         }
         (judged, true)
     }
@@ -147,7 +158,10 @@ impl Judging {
             .iter()
             .fold(SideEffects::default(), |all, s| all.and(side_effects_of(s)));
         // A text that changes the path is judged as if it had done so from its start.
-        let search_path = self.search_path.as_deref().filter(|_| !side_effects.search_path);
+        let search_path = self
+            .search_path
+            .as_deref()
+            .filter(|_| !side_effects.search_path);
         let view = View {
             policy: &self.rules,
             catalog: &self.snapshot,
@@ -158,8 +172,8 @@ impl Judging {
             .statements
             .iter()
             .map(|statement| {
-                let judgement = judge::judge(&text, statement, &view)
-                    .because(analysis.failure.as_ref());
+                let judgement =
+                    judge::judge(&text, statement, &view).because(analysis.failure.as_ref());
                 Verdict {
                     decision: judgement.decision,
                     sensitive: judgement.sensitive,
@@ -213,7 +227,11 @@ impl Judging {
             });
         }
         let planned = mask::RowPlan::build(&self.masks, &fields, sensitive);
-        if let Planned::Refuse(mask::Refusal { why: mask::Why::UnknownRelation, .. }) = planned {
+        if let Planned::Refuse(mask::Refusal {
+            why: mask::Why::UnknownRelation,
+            ..
+        }) = planned
+        {
             self.refresh.notify_one();
         }
         Ok(planned)
@@ -263,7 +281,10 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
         statements: matches!(tag, "PREPARE" | "DEALLOCATE" | "DISCARD"),
         portals: matches!(tag, "DECLARE CURSOR" | "CLOSE" | "CLOSE CURSOR" | "DISCARD"),
         search_path: judge::changes_search_path(statement),
-        catalog: statement.touches.iter().any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
+        catalog: statement
+            .touches
+            .iter()
+            .any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
     }
 }
 
