@@ -3,10 +3,11 @@
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
 use xtask::world::{Settings, Setup};
 
-use crate::support::{POLICY, Stage, client_in_background, refusal, until, until_says};
+use crate::support::{POLICY, Stage, client_in_background, refusal, until};
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn killed_under_load_weir_leaves_agents_refused_and_journals_whole_and_takes_over_again()
@@ -101,12 +102,12 @@ fn a_full_disk_ends_sessions_and_refuses_new_ones() -> Result<()> {
         disk = Some(small);
         Ok(setup)
     })?;
-    let session = client_in_background(
+    let mut session = client_in_background(
         &stage.agent,
         "repeat.py",
         &["SELECT label FROM plain LIMIT 500"],
     )?;
-    until_says(&session, "ended")?;
+    session.until_says("ended", MINUTE)?;
     assert!(session.output().contains("closed"), "{}", session.output());
     let told = refusal(&stage.agent, &[])?;
     assert!(told.starts_with("FATAL 57P03"), "{told}");
@@ -118,12 +119,12 @@ fn a_full_disk_ends_sessions_and_refuses_new_ones() -> Result<()> {
 #[test]
 fn a_new_policy_judges_open_sessions_from_their_next_execute() -> Result<()> {
     let stage = Stage::new()?;
-    let session = client_in_background(&stage.agent, "repeat.py", &["SELECT id FROM orders"])?;
-    until_says(&session, "running")?;
+    let mut session = client_in_background(&stage.agent, "repeat.py", &["SELECT id FROM orders"])?;
+    session.until_says("running", MINUTE)?;
     let rule = "\n[[rule]]\nname = \"closed\"\neffects = [\"read\"]\n\
         objects = [\"public.orders\"]\ndecision = \"deny\"\nmessage = \"orders are closed\"\n";
     stage.weir.replace_policy(&format!("{POLICY}{rule}"))?;
-    until_says(&session, "ended 42501 open")?;
+    session.until_says("ended 42501 open", MINUTE)?;
     assert!(
         session.output().contains("orders are closed"),
         "{}",
@@ -158,22 +159,14 @@ fn sigterm_lets_the_running_statement_finish() -> Result<()> {
     until("the statement runs", || {
         postgres.sql(sleeping).is_ok_and(|count| count == "1")
     })?;
-    stage.weir.process().signal(Signal::SIGTERM)?;
+    let drained = stage.weir.drain(Duration::from_secs(20))?;
+    assert!(drained.success(), "{}", stage.weir.log());
     assert!(
-        running.wait(Duration::from_secs(10))?.success(),
+        running.wait(Duration::from_secs(1))?.success(),
         "{}",
         running.output()
     );
     assert!(running.output().starts_with("done"), "{}", running.output());
-    assert!(
-        stage
-            .weir
-            .process()
-            .wait(Duration::from_secs(20))?
-            .success(),
-        "{}",
-        stage.weir.log()
-    );
     let refused = stage.agent.psql("SELECT 1")?;
     assert!(refused.stderr.contains("Connection refused"), "{refused:?}");
     Ok(())

@@ -90,9 +90,3 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
     }
     Ok(())
 }
-
-/// Waits until a background process has written `text`.
-pub(crate) fn until_says(process: &Process, text: &str) -> Result<()> {
-    let holds = || process.output().contains(text);
-    until(text, holds).map_err(|e| e.context(process.output()))
-}
