@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_addr},
+    bindings::{BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_addr},
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{
@@ -125,18 +125,7 @@ fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
         record.listener = NO_LISTENER;
     }
     // SAFETY: as above.
-    let bound = unsafe {
-        Bound {
-            v4: (*sk).src_ip4,
-            v6: [
-                (*sk).src_ip6[0],
-                (*sk).src_ip6[1],
-                (*sk).src_ip6[2],
-                (*sk).src_ip6[3],
-            ],
-            device: (*sk).bound_dev_if,
-        }
-    };
+    let bound = unsafe { bound(sk) };
     let Some(destination) = named.resolve(&bound) else {
         warn!(
             ctx,
@@ -155,6 +144,27 @@ fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
     redirect(ctx, record, destination, listener)
 }
 
+/// What a socket is bound to.
+///
+/// # Safety
+/// `sk` is the socket pointer of the running program's context.
+#[inline(always)]
+unsafe fn bound(sk: *const bpf_sock) -> Bound {
+    // SAFETY: the verifier knows the socket's fields.
+    unsafe {
+        Bound {
+            v4: (*sk).src_ip4,
+            v6: [
+                (*sk).src_ip6[0],
+                (*sk).src_ip6[1],
+                (*sk).src_ip6[2],
+                (*sk).src_ip6[3],
+            ],
+            device: (*sk).bound_dev_if,
+        }
+    }
+}
+
 /// Sends a connect to a protected endpoint to the namespace's listener, or denies it.
 #[inline(always)]
 fn redirect(
@@ -170,6 +180,8 @@ fn redirect(
         debug!(ctx, "denied protocol {} to a protected endpoint", protocol);
         return Verdict::Deny;
     }
+    // Without a record: sockets that are older than the pins, and MPTCP's subflows, which the kernel
+    // makes itself.
     let Some(record) = record else {
         warn!(
             ctx,

@@ -1,1 +1,216 @@
-//! Bringing the parts up, and down.
+//! Bringing the parts up in the order in which they need each other, and down again.
+//!
+//! ```text
+//!   journal, CA, policy -> datastores (names resolved) -> workers -> capture (attach or take over)
+//!     -> endpoints, listeners in namespaces -> control socket -> ready
+//! ```
+//!
+//! Until the capture is attached no agent of a first start is governed, so everything that can fail
+//! for a person's mistake comes before it. On SIGTERM the listeners close first (agents then get
+//! ECONNREFUSED, never a passage), sessions at rest are told goodbye, and the others have
+//! [`DRAIN`] to end.
+
+mod datastores;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::capture::{Capture, NamespaceEvent, NetnsId, Settings, Watcher};
+use crate::config::Config;
+use crate::listener::{self, Admission, Threads, Workers};
+use crate::policy_store::{self, PolicyStore};
+use crate::record::{self, Recorder};
+use crate::session::{Cancels, Catalogs, Environment};
+use crate::tls::Authority;
+use datastores::Datastores;
+
+/// How long sessions may go on after SIGTERM.
+pub const DRAIN: Duration = Duration::from_secs(10);
+/// How often names of datastores are resolved anew.
+const RESOLVE: Duration = Duration::from_secs(30);
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from coming up, with what to do about it.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    raise_file_limit();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no event queue")?
+        .block_on(up(config))
+}
+
+/// Every session takes three or four descriptors.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// What the control socket and the main loop share.
+struct Running {
+    config: Config,
+    started: Instant,
+    policy: policy_store::Handle,
+    workers: Workers,
+    datastores: Datastores,
+    namespaces: Mutex<HashMap<NetnsId, Vec<AbortHandle>>>,
+}
+
+async fn up(config: Config) -> anyhow::Result<()> {
+    let recorder = Recorder::open(&record::Settings {
+        dir: config.paths.journal(),
+        durability: config.journal.durability,
+        index: config.paths.index(),
+    })
+    .context("the journal can't be opened")?;
+    let authority =
+        Authority::open_or_create(&config.paths.ca()).context("no certificate authority")?;
+    let policies = PolicyStore::open(&config.paths.policies)
+        .await
+        .with_context(|| format!("no policy in {}", config.paths.policies.display()))?;
+    let datastores = Datastores::resolve(&config, &authority).await?;
+    let (drain, draining) = watch::channel(false);
+    let environment = Environment {
+        recorder,
+        results: config.journal.results,
+        policy: policies.subscribe(),
+        catalogs: Catalogs::default(),
+        cancels: Cancels::default(),
+        drain: draining,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (workers, threads) = Workers::start(cores, &environment).context("no worker threads")?;
+    drop(environment);
+
+    let mut capture = Capture::start(&capture_settings(&config)).context("nothing is captured")?;
+    capture.set_endpoints(&datastores.addresses()).context("the endpoints can't be protected")?;
+    let watcher = capture.watch().context("agents' namespaces can't be watched")?;
+    let running = Arc::new(Running {
+        started: Instant::now(),
+        policy: policies.handle(),
+        workers,
+        datastores,
+        namespaces: Mutex::default(),
+        config,
+    });
+    tokio::spawn(policies.run());
+    let socket = running.config.paths.socket();
+    serve(Arc::clone(&running), capture, (watcher, authority)).await;
+    let _ = drain.send(true);
+    down(running, threads, socket).await;
+    Ok(())
+}
+
+fn capture_settings(config: &Config) -> Settings {
+    Settings {
+        slice: config.capture.slice.clone(),
+        pin_dir: config.capture.pin_dir.clone(),
+        cgroup_root: config.capture.cgroup_root.clone(),
+    }
+}
+
+/// The main loop: namespaces come and go, names are resolved anew, until a signal ends it.
+async fn serve(
+    running: Arc<Running>,
+    mut capture: Capture,
+    (mut watcher, authority): (Watcher, Authority),
+) {
+    let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) else {
+        tracing::error!("signals can't be received");
+        return;
+    };
+    let admission = Admission {
+        origins: capture.origins(),
+        agents: Arc::new(running.config.agents.clone()),
+        endpoints: running.datastores.endpoints(),
+    };
+    let mut resolve = tokio::time::interval_at(tokio::time::Instant::now() + RESOLVE, RESOLVE);
+    ready();
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hup.recv() => running.policy.reload(),
+            event = watcher.next() => match event {
+                Some(event) => running.namespace(event, &admission),
+                None => {
+                    tracing::error!("agents' namespaces are no longer watched; going down");
+                    break;
+                }
+            },
+            _ = resolve.tick() => {
+                running.datastores.resolve_again(&running.config, &authority).await;
+                if let Err(error) = capture.set_endpoints(&running.datastores.addresses()) {
+                    tracing::error!(error = &error as &dyn std::error::Error,
+                        "new addresses of datastores can't be protected");
+                }
+            }
+        }
+    }
+    tracing::info!("shutting down");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    running.close_listeners();
+}
+
+fn ready() {
+    tracing::info!("ready");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd could not be told that the daemon is ready");
+    }
+}
+
+async fn down(running: Arc<Running>, threads: Threads, socket: PathBuf) {
+    drop(running);
+    let ended = tokio::task::spawn_blocking(move || threads.join(DRAIN)).await;
+    if !matches!(ended, Ok(true)) {
+        tracing::warn!("sessions that did not end within {DRAIN:?} are cut; their journals say so");
+    }
+    let _ = std::fs::remove_file(socket);
+}
+
+impl Running {
+    fn namespace(&self, event: NamespaceEvent, admission: &Admission) {
+        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            NamespaceEvent::Up { id, listeners } => {
+                tracing::info!(namespace = id.0, "listening in an agent's network namespace");
+                let tasks = listeners.into_iter().map(|listener| {
+                    let accepting = listener::accept(listener, admission.clone(), self.workers.clone());
+                    tokio::spawn(async move {
+                        if let Err(error) = accepting.await {
+                            tracing::error!(%error, "a listener can't be polled");
+                        }
+                    })
+                    .abort_handle()
+                });
+                namespaces.insert(id, tasks.collect());
+            }
+            NamespaceEvent::Down { id } => {
+                tracing::info!(namespace = id.0, "an agent's network namespace is empty");
+                namespaces.remove(&id).into_iter().flatten().for_each(|task| task.abort());
+            }
+        }
+    }
+
+    fn close_listeners(&self) {
+        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        namespaces.drain().flat_map(|(_, tasks)| tasks).for_each(|task| task.abort());
+    }
+}

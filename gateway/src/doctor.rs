@@ -1,1 +1,292 @@
-//! Checks of the host, each with its fix.
+//! `weir doctor`: whether this host and this configuration have what the daemon needs.
+//!
+//! Each check says what it found and, where that isn't good, what to do. Nothing stays changed, and
+//! a running daemon isn't disturbed.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::capture::{self, Capture};
+use crate::config::{self, Config};
+use crate::control;
+use crate::policy_store::PolicyStore;
+use crate::tls::{Authority, CERTIFICATE_FILE};
+
+mod datastore;
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// The daemon runs with it; somebody should look.
+    Warn,
+    /// The daemon doesn't start, or can't serve.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// How it came out.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it; `None` if nothing.
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn ok(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            status: Status::Ok,
+            detail: detail.into(),
+            fix: None,
+        }
+    }
+
+    fn bad(
+        status: Status,
+        name: impl Into<String>,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            status,
+            detail: detail.into(),
+            fix: Some(fix.into()),
+        }
+    }
+
+    fn warn(name: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::bad(Status::Warn, name, detail, fix)
+    }
+
+    fn fail(name: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::bad(Status::Fail, name, detail, fix)
+    }
+}
+
+/// Looks at everything that the configuration at `file` leads to. Without a valid one, at the
+/// kernel alone.
+pub async fn examine(file: &Path) -> Vec<Check> {
+    let (mut checks, config) = match Config::load(file) {
+        Ok(config) => (
+            vec![Check::ok("configuration", file.display().to_string())],
+            Some(config),
+        ),
+        Err(e) => (vec![configuration_error(file, &e)], None),
+    };
+    let capture = config
+        .as_ref()
+        .map_or_else(default_capture, |c| c.capture.clone());
+    checks.extend(Capture::probe(&capture).into_iter().map(kernel));
+    let Some(config) = config else { return checks };
+    checks.push(policy(&config.paths.policies).await);
+    checks.push(journal(&config.paths.journal()));
+    checks.push(authority(&config.paths.ca()));
+    for datastore in &config.datastores {
+        checks.extend(datastore::examine(datastore).await);
+    }
+    checks.push(daemon(&config.paths.socket()).await);
+    checks
+}
+
+fn configuration_error(file: &Path, error: &config::Error) -> Check {
+    let fix = match error {
+        config::Error::Read { .. } => {
+            format!("write {}, or say where it is with --config", file.display())
+        }
+        config::Error::Invalid(_) => "correct these places in the file".to_owned(),
+    };
+    Check::fail("configuration", chain(error), fix)
+}
+
+fn default_capture() -> capture::Settings {
+    capture::Settings {
+        slice: config::DEFAULT_SLICE.into(),
+        pin_dir: config::DEFAULT_PIN_DIR.into(),
+        cgroup_root: None,
+    }
+}
+
+fn kernel(check: capture::Check) -> Check {
+    match check.outcome {
+        Ok(found) => Check::ok(check.name, found),
+        Err(capture::Problem { what, fix }) => Check::fail(check.name, what, fix),
+    }
+}
+
+async fn policy(dir: &Path) -> Check {
+    match PolicyStore::open(dir).await {
+        Ok(store) => {
+            let status = store.handle().status();
+            let found = format!("{} rules in {}", status.rules, dir.display());
+            if status.observed {
+                let fix = "remove mode = \"observe\" where the rules should count";
+                return Check::warn("policy", format!("{found}, only observed"), fix);
+            }
+            Check::ok("policy", found)
+        }
+        Err(e) => Check::fail(
+            "policy",
+            chain(&e),
+            format!("weir policy check {}", dir.display()),
+        ),
+    }
+}
+
+/// The directory may not be there before the first start: then its nearest parent is looked at.
+fn journal(dir: &Path) -> Check {
+    let there = nearest(dir);
+    match crate::record::check_writable(&there) {
+        Ok(()) if there == dir => Check::ok("journal", format!("{} can be written", dir.display())),
+        Ok(()) => Check::ok("journal", format!("{} will be made", dir.display())),
+        Err(e) => {
+            let fix = "free some space, give the daemon the directory, or set state_dir in [paths]";
+            Check::fail("journal", chain(&e), fix)
+        }
+    }
+}
+
+fn nearest(dir: &Path) -> PathBuf {
+    dir.ancestors()
+        .find(|d| d.is_dir())
+        .unwrap_or(Path::new("/"))
+        .to_owned()
+}
+
+fn authority(dir: &Path) -> Check {
+    if !dir.exists() {
+        let found = format!("none yet; the daemon makes one in {}", dir.display());
+        return Check::ok("certificate authority", found);
+    }
+    match Authority::open(dir) {
+        Ok(_) => {
+            let file = dir.join(CERTIFICATE_FILE);
+            Check::ok("certificate authority", file.display().to_string())
+        }
+        Err(e) => {
+            let fix = "restore the directory from a backup, or remove it to have a new authority \
+                       made (agents that verify then need the new ca.pem)";
+            Check::fail("certificate authority", chain(&e), fix)
+        }
+    }
+}
+
+async fn daemon(socket: &Path) -> Check {
+    match control::Client::new(socket).status().await {
+        Ok(status) => {
+            let found = format!(
+                "running, process {}, version {}",
+                status.pid, status.version
+            );
+            match status.policy.problem {
+                None => Check::ok("daemon", found),
+                Some(problem) => Check::warn(
+                    "daemon",
+                    format!("{found}; it runs on an older policy: {problem}"),
+                    "correct the policy files; they are looked at each second",
+                ),
+            }
+        }
+        Err(e @ control::Error::NotRunning { .. }) => {
+            Check::warn("daemon", e.to_string(), "systemctl start weir")
+        }
+        Err(e) => Check::warn(
+            "daemon",
+            chain(&e),
+            "look at the daemon's log: journalctl -u weir",
+        ),
+    }
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Wrapped errors (a TLS error in an I/O error) tell the same thing twice.
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    #[test]
+    fn a_configuration_that_is_missing_or_wrong_is_the_first_thing_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("weir.toml");
+        let first = || block_on(examine(&file)).swap_remove(0);
+        assert_eq!(
+            (first().status, &*first().name),
+            (Status::Fail, "configuration")
+        );
+        std::fs::write(&file, "[datastores.x]\n").unwrap();
+        assert!(
+            first()
+                .detail
+                .contains("weir.toml:1:2: error: unknown key `datastores`")
+        );
+    }
+
+    #[test]
+    fn a_journal_is_looked_at_where_it_is_or_will_be() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(journal(dir.path()).status, Status::Ok);
+        let later = journal(&dir.path().join("a/b"));
+        assert_eq!(later.status, Status::Ok);
+        assert!(
+            later.detail.ends_with("a/b will be made"),
+            "{}",
+            later.detail
+        );
+        assert_eq!(journal(Path::new("/proc/nothing")).status, Status::Fail);
+    }
+
+    #[test]
+    fn an_authority_is_fine_before_the_first_start_and_not_when_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca");
+        assert_eq!(authority(&ca).status, Status::Ok);
+        Authority::open_or_create(&ca).unwrap();
+        assert_eq!(authority(&ca).status, Status::Ok);
+        std::fs::write(ca.join(CERTIFICATE_FILE), "x").unwrap();
+        let check = authority(&ca);
+        assert_eq!(check.status, Status::Fail);
+        assert!(check.fix.is_some());
+    }
+
+    #[test]
+    fn a_policy_is_checked_and_a_missing_daemon_is_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            block_on(policy(dir.path())).status,
+            Status::Fail,
+            "no files"
+        );
+        let check = block_on(daemon(&dir.path().join("weir.sock")));
+        assert_eq!(check.status, Status::Warn);
+    }
+}

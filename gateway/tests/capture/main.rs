@@ -186,6 +186,58 @@ for kind, protocol in [(1, 6), (1, 0), (1, 262), (2, 17), (2, 0), (3, 6), (3, 25
 }
 
 #[test]
+fn what_a_program_denies_reaches_the_log() {
+    let log = stage::log();
+    let stage = Stage::new();
+    let _daemon = Daemon::start(&stage, &[V4]);
+    let raw = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_RAW, 253)";
+    stage.agent(raw, &[]).output();
+    wait_until(|| log.contains("denied a socket of type 3 and protocol 253"));
+}
+
+#[test]
+fn a_namespace_whose_loopback_comes_up_late_has_a_listener() {
+    let stage = Stage::new();
+    stage.ip(&["link", "set", "lo", "down"]);
+    let _daemon = Daemon::start(&stage, &[V4, V6]);
+    let client = stage.agent(
+        r#"
+import socket, subprocess
+subprocess.run(['ip', 'link', 'set', 'lo', 'up'])
+for family, address in ((socket.AF_INET, '10.77.0.1'), (socket.AF_INET6, 'fd77::1')):
+    s = socket.socket(family)
+    s.connect((address, 5432))
+    print(s.recv(100).decode())
+"#,
+        &[],
+    );
+    assert_eq!(client.output(), "weir\nweir");
+}
+
+#[test]
+fn a_socket_that_connects_again_is_what_it_connects_to_last() {
+    let stage = Stage::new();
+    let server = stage.server(SERVER, "127.0.0.1", "0");
+    let daemon = Daemon::start(&stage, &[V4]);
+    let client = stage.agent(
+        r#"
+import ctypes, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+s = socket.socket()
+s.connect(('10.77.0.1', 5432))
+print(s.recv(100).decode(), s.getpeername()[0])
+unspecified = struct.pack('=H14x', socket.AF_UNSPEC)
+assert libc.connect(s.fileno(), unspecified, len(unspecified)) == 0
+s.connect(('127.0.0.1', int(sys.argv[1])))
+print(s.recv(100).decode(), s.getpeername()[0])
+"#,
+        &[&server.port],
+    );
+    assert_eq!(client.output(), "weir 10.77.0.1\nreal 127.0.0.1");
+    assert!(daemon.accepted().origin.is_ok());
+}
+
+#[test]
 fn udp_and_mptcp_do_not_reach_a_protected_endpoint() {
     let stage = Stage::new();
     stage.ip(&["address", "add", "10.77.0.1/32", "dev", "lo"]);
@@ -206,14 +258,12 @@ fn a_namespace_goes_down_when_it_is_empty_and_comes_up_again() {
     let stage = Stage::new();
     let daemon = Daemon::start(&stage, &[V4]);
     assert_eq!(stage.attempt("AF_INET", "10.77.0.1", "5432", "tcp"), "weir");
-    let first = daemon.accepted().listener;
-    daemon.wait_for_downs(1);
+    let first = daemon.accepted();
+    daemon.wait_for_down(first.namespace);
     assert_eq!(stage.attempt("AF_INET", "10.77.0.1", "5432", "tcp"), "weir");
-    assert_ne!(
-        daemon.accepted().listener,
-        first,
-        "the closed listener was reused"
-    );
+    let second = daemon.accepted();
+    assert_eq!(second.namespace, first.namespace);
+    assert_ne!(second.listener, first.listener);
 }
 
 #[test]

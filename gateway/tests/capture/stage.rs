@@ -6,18 +6,18 @@
 )]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
-use weir::capture::{Capture, Miss, NamespaceEvent, Origin, Origins, Settings, Watcher};
+use weir::capture::{Capture, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings, Watcher};
 
 /// Protected addresses that exist nowhere.
 pub(crate) const V4: &str = "10.77.0.1:5432";
@@ -231,8 +231,40 @@ impl Drop for Agent {
     }
 }
 
+/// What this process has logged.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins to collect the log of daemons that are started from now on in this process.
+pub(crate) fn log() -> Log {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .init();
+    log
+}
+
 /// One connection that the daemon has accepted.
 pub(crate) struct Accepted {
+    pub(crate) namespace: NetnsId,
     pub(crate) listener: SocketAddr,
     pub(crate) origin: Result<Origin, Miss>,
     /// A second attempt to take the same origin.
@@ -242,7 +274,7 @@ pub(crate) struct Accepted {
 pub(crate) struct Daemon {
     capture: Capture,
     accepted: mpsc::Receiver<Accepted>,
-    downs: mpsc::Receiver<()>,
+    downs: mpsc::Receiver<NetnsId>,
 }
 
 impl Daemon {
@@ -280,14 +312,14 @@ impl Daemon {
             .expect("a connection arrives")
     }
 
-    /// Waits until a namespace other than the host's went down; the shell that starts an agent is in
-    /// the host's, so both do.
-    pub(crate) fn wait_for_downs(&self, count: usize) {
-        for _ in 0..count + 1 {
-            self.downs
-                .recv_timeout(PATIENCE)
-                .expect("a namespace goes down");
-        }
+    /// Waits until this namespace went down.
+    pub(crate) fn wait_for_down(&self, namespace: NetnsId) {
+        while self
+            .downs
+            .recv_timeout(PATIENCE)
+            .expect("a namespace goes down")
+            != namespace
+        {}
     }
 }
 
@@ -296,7 +328,7 @@ fn serve(
     mut watcher: Watcher,
     origins: &Origins,
     connections: &mpsc::Sender<Accepted>,
-    down: &mpsc::Sender<()>,
+    down: &mpsc::Sender<NetnsId>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -309,7 +341,7 @@ fn serve(
                 NamespaceEvent::Up { id, listeners } => {
                     let accepting = listeners.into_iter().map(|listener| {
                         let (origins, connections) = (origins.clone(), connections.clone());
-                        tokio::task::spawn_local(accept(listener, origins, connections))
+                        tokio::task::spawn_local(accept(id, listener, origins, connections))
                     });
                     tasks.insert(id, accepting.collect::<Vec<_>>());
                 }
@@ -319,7 +351,7 @@ fn serve(
                         .into_iter()
                         .flatten()
                         .for_each(|task| task.abort());
-                    let _ = down.send(());
+                    let _ = down.send(id);
                 }
             }
         }
@@ -327,6 +359,7 @@ fn serve(
 }
 
 async fn accept(
+    namespace: NetnsId,
     listener: std::net::TcpListener,
     origins: Origins,
     connections: mpsc::Sender<Accepted>,
@@ -341,6 +374,7 @@ async fn accept(
         }
         let listener = listener.local_addr().unwrap();
         let _ = connections.send(Accepted {
+            namespace,
             listener,
             origin,
             again,

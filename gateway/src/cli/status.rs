@@ -1,0 +1,175 @@
+//! `weir status`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::style::{Colour, coloured, paint};
+use crate::control::{Client, DatastoreStatus, Status};
+use crate::record::show::{escape, escape_json};
+
+const HELP: &str = "\
+Exit code 3 if the daemon is not running.
+
+Examples:
+  weir status
+  weir status --json | jq .open_sessions";
+
+/// Show how the daemon is.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(super) struct Args {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
+    let status = super::block_on(async { Client::new(socket).status().await })??;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", escape_json(&serde_json::to_string(&status)?))?;
+    } else {
+        show(&status, coloured(), &mut out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(status: &Status, coloured: bool, out: &mut impl Write) -> io::Result<()> {
+    let running = paint("running", Colour::Green, coloured);
+    let (version, pid) = (escape(&status.version), status.pid);
+    writeln!(
+        out,
+        "weir {version} {running} for {}, process {pid}",
+        age(status.uptime_seconds)
+    )?;
+
+    let policy = &status.policy;
+    let sha: String = policy.sha256.chars().take(12).collect();
+    let observed = if policy.observed {
+        ", only observed"
+    } else {
+        ""
+    };
+    writeln!(
+        out,
+        "policy       {} rules, {}{observed}",
+        policy.rules,
+        escape(&sha)
+    )?;
+    if let Some(problem) = &policy.problem {
+        let problem = format!("the files are wrong, an older policy is in force: {problem}");
+        problem_line(&problem, coloured, out)?;
+    }
+    for datastore in &status.datastores {
+        show_datastore(datastore, coloured, out)?;
+    }
+    writeln!(out, "agents       {}", escape(&status.agents.join(", ")))?;
+    let listeners: usize = status.namespaces.iter().map(|n| n.listeners).sum();
+    writeln!(
+        out,
+        "namespaces   {}, {listeners} listeners",
+        status.namespaces.len()
+    )?;
+    writeln!(out, "sessions     {} open", status.open_sessions)?;
+    let (allowed, denied) = (status.statements_allowed, status.statements_denied);
+    writeln!(out, "statements   {allowed} allowed, {denied} denied")
+}
+
+fn show_datastore(
+    datastore: &DatastoreStatus,
+    coloured: bool,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let catalog = match datastore.relations {
+        Some(relations) => format!("{relations} relations known"),
+        None => "catalog not loaded".to_owned(),
+    };
+    let (name, endpoints) = (escape(&datastore.name), datastore.endpoints.join(", "));
+    writeln!(
+        out,
+        "datastore    {name} at {}: {catalog}",
+        escape(&endpoints)
+    )?;
+    match &datastore.problem {
+        Some(problem) => problem_line(problem, coloured, out),
+        None => Ok(()),
+    }
+}
+
+fn problem_line(problem: &str, coloured: bool, out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "             {} {}",
+        paint("!", Colour::Red, coloured),
+        escape(problem)
+    )
+}
+
+fn age(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{NamespaceStatus, PolicyStatus};
+
+    #[test]
+    fn everything_that_is_wrong_is_shown() {
+        let status = Status {
+            version: "0.1.0".into(),
+            pid: 7,
+            uptime_seconds: 3_725,
+            policy: PolicyStatus {
+                sha256: "0123456789abcdef".into(),
+                rules: 3,
+                problem: Some("p.toml:1:1: error".into()),
+                ..PolicyStatus::default()
+            },
+            datastores: vec![DatastoreStatus {
+                name: "appdb".into(),
+                endpoints: vec!["10.0.3.7:5432".into()],
+                relations: None,
+                problem: Some("connecting failed\x1b[2J".into()),
+            }],
+            agents: vec!["coder".into()],
+            namespaces: vec![NamespaceStatus {
+                id: 1,
+                listeners: 2,
+            }],
+            open_sessions: 4,
+            statements_allowed: 5,
+            statements_denied: 6,
+        };
+        let mut out = Vec::new();
+        show(&status, false, &mut out).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "\
+weir 0.1.0 running for 1 h 2 min, process 7
+policy       3 rules, 0123456789ab
+             ! the files are wrong, an older policy is in force: p.toml:1:1: error
+datastore    appdb at 10.0.3.7:5432: catalog not loaded
+             ! connecting failed\\x1b[2J
+agents       coder
+namespaces   1, 2 listeners
+sessions     4 open
+statements   5 allowed, 6 denied
+"
+        );
+    }
+
+    #[test]
+    fn ages_are_told_in_their_two_largest_units() {
+        assert_eq!(age(59), "59 s");
+        assert_eq!(age(60), "1 min");
+        assert_eq!(age(7_260), "2 h 1 min");
+        assert_eq!(age(90_000), "1 d 1 h");
+    }
+}

@@ -1,0 +1,115 @@
+//! weir.toml as it is written: the closed schema, every value with its place in the file.
+//!
+//! Nothing is checked here but the shape. Keys that a later version will know are listed as
+//! [`Later`], so that they are refused by name and not as misspellings.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// A key that isn't in this version yet.
+pub(super) type Later = Option<Spanned<toml::Value>>;
+type Text = Spanned<String>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) capture: Capture,
+    #[serde(default)]
+    pub(super) paths: Paths,
+    #[serde(default)]
+    pub(super) journal: Journal,
+    #[serde(default)]
+    pub(super) datastore: BTreeMap<Text, Datastore>,
+    #[serde(default)]
+    pub(super) agent: BTreeMap<Text, Agent>,
+    pub(super) state: Later,
+    pub(super) export: Later,
+    pub(super) approval: Later,
+    pub(super) grants: Later,
+    pub(super) web: Later,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Capture {
+    pub(super) slice: Option<Text>,
+    pub(super) pin_dir: Option<Text>,
+    pub(super) cgroup_root: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Paths {
+    pub(super) state_dir: Option<Text>,
+    pub(super) run_dir: Option<Text>,
+    pub(super) policies: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Journal {
+    pub(super) durability: Option<Text>,
+    pub(super) results: Option<Text>,
+    pub(super) retention: Later,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Datastore {
+    pub(super) protocol: Text,
+    pub(super) hosts: Spanned<Vec<Text>>,
+    pub(super) tls: Spanned<Tls>,
+    pub(super) databases: Spanned<Vec<Text>>,
+    pub(super) login: Login,
+    pub(super) client_tls: Option<Text>,
+    pub(super) connect_timeout: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) mode: Text,
+    pub(super) ca: Option<Text>,
+    pub(super) server_name: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Login {
+    pub(super) user: Text,
+    pub(super) password: Spanned<Password>,
+    #[serde(default)]
+    pub(super) allow_auth: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Password {
+    pub(super) credential: Option<Text>,
+    pub(super) file: Option<Text>,
+    pub(super) env: Option<Text>,
+    pub(super) command: Option<Spanned<Vec<Text>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Agent {
+    #[serde(rename = "match")]
+    pub(super) matches: Spanned<Match>,
+    #[serde(default)]
+    pub(super) groups: Vec<Text>,
+    pub(super) identity: Later,
+    pub(super) login: Later,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Match {
+    pub(super) cgroup: Option<Text>,
+    pub(super) unit: Later,
+    pub(super) label: Later,
+    pub(super) kubernetes: Later,
+}

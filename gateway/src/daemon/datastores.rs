@@ -1,0 +1,128 @@
+//! The datastores as sessions and the kernel see them: names resolved, certificates made.
+//!
+//! A datastore's addresses are the union of all that its names have resolved to: an address that a
+//! name loses stays protected until the daemon restarts, because an agent may have kept it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+
+use crate::config::{self, Config, Host};
+use crate::listener::Endpoints;
+use crate::session::Datastore;
+use crate::startup::ClientTls;
+use crate::tls::Authority;
+
+/// See the module.
+pub(super) struct Datastores(watch::Sender<Arc<Endpoints>>);
+
+impl Datastores {
+    /// Resolves all names.
+    ///
+    /// # Errors
+    /// A host that resolves to nothing, an address of two datastores, or a certificate that can't
+    /// be made.
+    pub(super) async fn resolve(config: &Config, authority: &Authority) -> anyhow::Result<Self> {
+        let mut endpoints = Endpoints::new();
+        for settings in &config.datastores {
+            let found = addresses(&settings.hosts)
+                .await
+                .with_context(|| format!("datastore {}", settings.name))?;
+            add(&mut endpoints, settings, authority, found)?;
+        }
+        Ok(Self(watch::channel(Arc::new(endpoints)).0))
+    }
+
+    /// Resolves all names again and adds what is new. What fails stays as it was, and is logged.
+    pub(super) async fn resolve_again(&self, config: &Config, authority: &Authority) {
+        let mut endpoints = (**self.0.borrow()).clone();
+        for settings in &config.datastores {
+            let added = match addresses(&settings.hosts).await {
+                Ok(found) if found.iter().all(|a| endpoints.contains_key(a)) => continue,
+                Ok(found) => add(&mut endpoints, settings, authority, found),
+                Err(error) => Err(error),
+            };
+            match added {
+                Ok(()) => tracing::info!(datastore = &*settings.name, "new addresses"),
+                Err(error) => {
+                    tracing::warn!(datastore = &*settings.name, "its addresses stay: {error:#}");
+                }
+            }
+        }
+        self.0.send_replace(Arc::new(endpoints));
+    }
+
+    /// Which datastore is where, now and later.
+    pub(super) fn endpoints(&self) -> watch::Receiver<Arc<Endpoints>> {
+        self.0.subscribe()
+    }
+
+    /// All addresses.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.borrow().keys().copied().collect()
+    }
+
+    /// The addresses of each datastore, sorted.
+    pub(super) fn by_name(&self) -> HashMap<Arc<str>, BTreeSet<SocketAddr>> {
+        let mut all: HashMap<Arc<str>, BTreeSet<SocketAddr>> = HashMap::new();
+        for (address, datastore) in self.0.borrow().iter() {
+            all.entry(Arc::clone(&datastore.name)).or_default().insert(*address);
+        }
+        all
+    }
+}
+
+async fn addresses(hosts: &[Host]) -> anyhow::Result<BTreeSet<SocketAddr>> {
+    let mut found = BTreeSet::new();
+    for host in hosts {
+        match host {
+            Host::Addr(address) => {
+                found.insert(*address);
+            }
+            Host::Name(name, port) => {
+                let looked_up = tokio::net::lookup_host((name.as_str(), *port))
+                    .await
+                    .with_context(|| format!("host {name} doesn't resolve"))?;
+                found.extend(looked_up);
+            }
+        }
+    }
+    anyhow::ensure!(!found.is_empty(), "its hosts resolve to no address");
+    Ok(found)
+}
+
+fn add(
+    endpoints: &mut Endpoints,
+    settings: &Arc<config::Datastore>,
+    authority: &Authority,
+    mut found: BTreeSet<SocketAddr>,
+) -> anyhow::Result<()> {
+    found.extend(
+        endpoints.iter().filter(|(_, d)| d.name == settings.name).map(|(address, _)| *address),
+    );
+    let mut names = settings.names();
+    names.extend(found.iter().map(|address| address.ip().to_string()));
+    names.sort();
+    names.dedup();
+    let datastore = Arc::new(Datastore {
+        name: Arc::clone(&settings.name),
+        target: Arc::new(settings.target()?),
+        databases: settings.databases.clone(),
+        client_tls: ClientTls {
+            config: authority.server_config(&names)?,
+            required: settings.client_tls == config::ClientTls::Require,
+        },
+    });
+    for address in found {
+        if let Some(other) = endpoints.get(&address)
+            && other.name != settings.name
+        {
+            anyhow::bail!("{address} is an address of datastore {} already", other.name);
+        }
+        endpoints.insert(address, Arc::clone(&datastore));
+    }
+    Ok(())
+}

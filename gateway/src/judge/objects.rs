@@ -1,0 +1,112 @@
+//! From names to the objects that they can mean.
+
+use super::Judge;
+use crate::{
+    policy::Need,
+    sql::{Effect, Name},
+};
+
+/// Schema and name.
+pub(super) type Object = (Box<str>, Box<str>);
+
+/// System relations that show more than structure: credentials, values of other people's columns,
+/// statements of other sessions.
+const TELLING: [&str; 16] = [
+    "pg_authid",
+    "pg_file_settings",
+    "pg_hba_file_rules",
+    "pg_ident_file_mappings",
+    "pg_largeobject",
+    "pg_shadow",
+    "pg_stat_activity",
+    "pg_stat_statements",
+    "pg_statistic",
+    "pg_statistic_ext_data",
+    "pg_stats",
+    "pg_stats_ext",
+    "pg_stats_ext_exprs",
+    "pg_subscription",
+    "pg_user_mapping",
+    "pg_user_mappings",
+];
+
+/// Those of them that can show what a mask hides.
+const SHOWS_VALUES: [&str; 8] = [
+    "pg_largeobject",
+    "pg_stat_activity",
+    "pg_stat_statements",
+    "pg_statistic",
+    "pg_statistic_ext_data",
+    "pg_stats",
+    "pg_stats_ext",
+    "pg_stats_ext_exprs",
+];
+
+/// What it takes to touch a relation.
+pub(super) fn need(schema: &str, name: &str) -> Need {
+    if is_system(schema, name) && TELLING.contains(&name) {
+        Need::Named
+    } else {
+        Need::Rule
+    }
+}
+
+/// Whether a relation shows values that masks hide elsewhere.
+pub(super) fn shows_values(schema: &str, name: &str) -> bool {
+    is_system(schema, name) && SHOWS_VALUES.contains(&name)
+}
+
+/// `pg_stat_statements` is an extension's, and can be in any schema.
+fn is_system(schema: &str, name: &str) -> bool {
+    schema == "pg_catalog" || name == "pg_stat_statements"
+}
+
+/// Every relation that a name can mean: those of the snapshot, or where there is none what the
+/// name would mean along the path.
+pub(super) fn relations(judge: &Judge<'_>, name: &Name, effect: Effect) -> Vec<Object> {
+    let known = judge.view.catalog.resolve(name, judge.path());
+    let mut objects: Vec<Object> = known
+        .iter()
+        .map(|relation| (relation.schema.clone(), relation.name.clone()))
+        .collect();
+    // What DDL makes anew goes to the path's first schema, whatever the other ones have.
+    if objects.is_empty() || effect == Effect::Ddl {
+        for object in unresolved(judge, name) {
+            if !objects.contains(&object) {
+                objects.push(object);
+            }
+        }
+    }
+    objects
+}
+
+/// What is neither a relation nor a function: types, schemas, roles. An unqualified name can be
+/// outside of all schemas (empty) or in one of the path.
+pub(super) fn others(judge: &Judge<'_>, name: &Name) -> Vec<Object> {
+    let mut objects = unresolved(judge, name);
+    if name.schema.is_none() {
+        objects.insert(0, ("".into(), name.name.clone()));
+    }
+    objects
+}
+
+/// What a name can mean that the snapshot doesn't know: in the schema that it gives, or in each of
+/// the path, or in `public` if the path isn't known.
+pub(super) fn unresolved(judge: &Judge<'_>, name: &Name) -> Vec<Object> {
+    if let Some(schema) = &name.schema {
+        return vec![(schema.clone(), name.name.clone())];
+    }
+    if judge.offline && name.name.starts_with("pg_") {
+        return vec![("pg_catalog".into(), name.name.clone())];
+    }
+    let path = judge.path().unwrap_or_default();
+    let mut objects: Vec<Object> = path
+        .iter()
+        .filter(|schema| &***schema != "$user")
+        .map(|schema| (schema.clone(), name.name.clone()))
+        .collect();
+    if objects.is_empty() {
+        objects.push(("public".into(), name.name.clone()));
+    }
+    objects
+}

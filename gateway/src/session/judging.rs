@@ -1,0 +1,289 @@
+//! Judging texts in a session: each distinct text once per policy and catalog.
+//!
+//! Hides which policy and catalog hold right now. A judgement is looked up by its text; it counts
+//! only as long as its [`Generation`] is the current one, so that open sessions are judged by a
+//! new policy from their next statement on.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::statement::{Generation, Judged, SideEffects, Verdict};
+use crate::catalog::Catalog;
+use crate::judge::{self, View};
+use crate::mask::{self, MaskSet, Planned};
+use crate::policy::{Decision, Deny, Subject, SubjectPolicy};
+use crate::policy_store::Active;
+use crate::sql::{self, Analysis, Effect, Statement};
+use crate::wire;
+
+/// Distinct texts that a session remembers; agents that put values into their SQL make new ones
+/// without end, and those are not worth keeping.
+const REMEMBERED: usize = 256;
+/// Texts longer than this are judged anew each time.
+const REMEMBERED_LENGTH: usize = 16 << 10;
+
+/// Who is judged, for which datastore.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// The agent's name.
+    pub agent: Arc<str>,
+    /// Its groups.
+    pub groups: Arc<[Arc<str>]>,
+    /// The datastore's name.
+    pub datastore: Arc<str>,
+}
+
+impl Who {
+    fn subject(&self) -> Subject<'_> {
+        Subject { agent: &self.agent, groups: &self.groups, datastore: &self.datastore }
+    }
+}
+
+/// See the module.
+pub(super) struct Judging {
+    who: Who,
+    active: watch::Receiver<Arc<Active>>,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    refresh: Arc<tokio::sync::Notify>,
+    policy: Arc<Active>,
+    /// The rules for this agent and datastore.
+    rules: Rc<SubjectPolicy>,
+    snapshot: Arc<Catalog>,
+    masks: Rc<MaskSet>,
+    generation: Generation,
+    /// Cleared once the session has changed its path: then a name may mean any schema's object.
+    search_path: Option<Vec<Box<str>>>,
+    judged: HashMap<Rc<str>, Rc<Judged>>,
+    texts: u32,
+}
+
+impl Judging {
+    pub(super) fn new(
+        who: Who,
+        active: watch::Receiver<Arc<Active>>,
+        (catalog, refresh): (watch::Receiver<Arc<Catalog>>, Arc<tokio::sync::Notify>),
+        path_is_default: bool,
+    ) -> Self {
+        let policy = Arc::clone(&active.borrow());
+        let snapshot = Arc::clone(&catalog.borrow());
+        let rules = Rc::new(policy.policy.for_subject(&who.subject()));
+        let masks = Rc::new(resolve(&who, &rules, &snapshot));
+        let generation = generation(&policy, &snapshot);
+        let search_path = path_is_default.then(|| snapshot.search_path().to_vec());
+        Self {
+            who,
+            active,
+            catalog,
+            refresh,
+            policy,
+            rules,
+            snapshot,
+            masks,
+            generation,
+            search_path,
+            judged: HashMap::new(),
+            texts: 0,
+        }
+    }
+
+    /// Takes a new policy or catalog, if there is one. Returns the policy's SHA-256 if it changed.
+    pub(super) fn follow(&mut self) -> Option<[u8; 32]> {
+        let policy_moved = self.active.has_changed().unwrap_or(false);
+        if !policy_moved && !self.catalog.has_changed().unwrap_or(false) {
+            return None;
+        }
+        self.policy = Arc::clone(&self.active.borrow_and_update());
+        self.snapshot = Arc::clone(&self.catalog.borrow_and_update());
+        self.rules = Rc::new(self.policy.policy.for_subject(&self.who.subject()));
+        self.masks = Rc::new(resolve(&self.who, &self.rules, &self.snapshot));
+        self.generation = Generation {
+            path_changed: self.generation.path_changed,
+            ..generation(&self.policy, &self.snapshot)
+        };
+        self.judged.clear();
+        policy_moved.then_some(self.policy.policy.sha256)
+    }
+
+    /// Under what judgements are made now.
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Judges a text; the flag says whether it is new to the journal.
+    pub(super) fn judge(&mut self, text: &str) -> (Rc<Judged>, bool) {
+        if let Some(known) = self.judged.get(text) {
+            return (Rc::clone(known), false);
+        }
+        let analysis = Rc::new(sql::analyse(text));
+        let id = self.texts;
+        self.texts += 1;
+        let judged = Rc::new(self.judge_analysis(text.into(), id, analysis));
+        if self.judged.len() >= REMEMBERED {
+            self.judged.clear();
+        }
+        if text.len() <= REMEMBERED_LENGTH {
+            self.judged.insert(Rc::clone(&judged.text), Rc::clone(&judged));
+        }
+        (judged, true)
+    }
+
+    /// Judges one statement of a text, for a look at its result; the journal knows the text.
+    pub(super) fn judge_part(&self, text: &str) -> Judged {
+        self.judge_analysis(text.into(), 0, Rc::new(sql::analyse(text)))
+    }
+
+    /// Judges a text again under the current policy and catalog.
+    pub(super) fn judge_again(&mut self, old: &Judged) -> Rc<Judged> {
+        let (text, id) = (Rc::clone(&old.text), old.text_id);
+        Rc::new(self.judge_analysis(text, id, Rc::clone(&old.analysis)))
+    }
+
+    fn judge_analysis(&self, text: Rc<str>, text_id: u32, analysis: Rc<Analysis>) -> Judged {
+        let side_effects = analysis
+            .statements
+            .iter()
+            .fold(SideEffects::default(), |all, s| all.and(side_effects_of(s)));
+        // A text that changes the path is judged as if it had done so from its start.
+        let search_path = self.search_path.as_deref().filter(|_| !side_effects.search_path);
+        let view = View {
+            policy: &self.rules,
+            catalog: &self.snapshot,
+            masks: &self.masks,
+            search_path,
+        };
+        let verdicts: Vec<Verdict> = analysis
+            .statements
+            .iter()
+            .map(|statement| {
+                let judgement = judge::judge(&text, statement, &view)
+                    .because(analysis.failure.as_ref());
+                Verdict {
+                    decision: judgement.decision,
+                    sensitive: judgement.sensitive,
+                    effects: judgement.effects.bits(),
+                }
+            })
+            .collect();
+        let denied = verdicts.iter().find_map(|v| match &v.decision {
+            Decision::Deny(deny) => Some(Rc::new(deny.clone())),
+            Decision::Allow(_) => None,
+        });
+        Judged {
+            sensitive: verdicts.iter().any(|v| v.sensitive),
+            text,
+            text_id,
+            analysis,
+            verdicts,
+            generation: self.generation,
+            denied,
+            probed: std::cell::Cell::new(false),
+            side_effects,
+        }
+    }
+
+    /// How a result with this `RowDescription` is treated. With `formats`, those of its Bind (none,
+    /// one, or one a column) count instead of the description's own.
+    pub(super) fn plan(
+        &self,
+        description: &[u8],
+        formats: Option<&[i16]>,
+        sensitive: bool,
+    ) -> Result<Planned, wire::Error> {
+        if self.masks.is_empty() {
+            return Ok(Planned::Clear);
+        }
+        let mut fields = Vec::new();
+        for (i, field) in wire::fields(description)?.enumerate() {
+            let field = field?;
+            fields.push(mask::Field {
+                table_oid: field.table_oid,
+                attnum: field.attnum,
+                type_oid: field.type_oid,
+                typmod: field.typmod,
+                format: match formats {
+                    None => field.format,
+                    Some([]) => 0,
+                    Some([one]) => *one,
+                    // The server refuses a Bind with another number of formats.
+                    Some(each) => each.get(i).copied().unwrap_or(-1),
+                },
+            });
+        }
+        let planned = mask::RowPlan::build(&self.masks, &fields, sensitive);
+        if let Planned::Refuse(mask::Refusal { why: mask::Why::UnknownRelation, .. }) = planned {
+            self.refresh.notify_one();
+        }
+        Ok(planned)
+    }
+
+    /// Whether any column is masked for this agent.
+    pub(super) fn masks_anything(&self) -> bool {
+        !self.masks.is_empty()
+    }
+
+    /// A text goes upstream: from here on names may mean something else.
+    pub(super) fn forwarded(&mut self, effects: SideEffects) {
+        if effects.search_path && self.search_path.take().is_some() {
+            self.judged.clear();
+            // What was prepared was judged under the old path.
+            self.generation.path_changed = true;
+        }
+    }
+
+    /// A text has run: the catalog may be another.
+    pub(super) fn completed(&self, effects: SideEffects) {
+        if effects.catalog {
+            self.refresh.notify_one();
+        }
+    }
+}
+
+fn generation(policy: &Active, catalog: &Catalog) -> Generation {
+    Generation {
+        policy: policy.generation,
+        catalog: catalog.generation(),
+        path_changed: false,
+    }
+}
+
+fn resolve(who: &Who, rules: &SubjectPolicy, catalog: &Catalog) -> MaskSet {
+    let (masks, unresolved) = mask::resolve(rules.mask_requests(), catalog);
+    for column in unresolved {
+        tracing::warn!(agent = &*who.agent, datastore = &*who.datastore, "{column}");
+    }
+    masks
+}
+
+fn side_effects_of(statement: &Statement) -> SideEffects {
+    let tag = statement.tag;
+    SideEffects {
+        statements: matches!(tag, "PREPARE" | "DEALLOCATE" | "DISCARD"),
+        portals: matches!(tag, "DECLARE CURSOR" | "CLOSE" | "CLOSE CURSOR" | "DISCARD"),
+        search_path: judge::changes_search_path(statement),
+        catalog: statement.touches.iter().any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
+    }
+}
+
+/// The denial of a request that uses a name which Weir didn't see being made.
+pub(super) fn unknown_name(what: &str) -> Deny {
+    Deny {
+        rule: None,
+        message: format!("this {what} was not made through the extended protocol of this session"),
+        hint: Some("prepare it with a Parse message".to_owned()),
+        sqlstate: "26000",
+    }
+}
+
+/// The denial of a portal that was bound before the policy or the catalog changed, and that can't
+/// be brought under the new one without knowing its columns.
+pub(super) fn bound_before_change() -> Deny {
+    Deny {
+        rule: None,
+        message: "the policy has changed since this portal was bound".to_owned(),
+        hint: Some("run the statement again".to_owned()),
+        sqlstate: "42501",
+    }
+}

@@ -1,0 +1,247 @@
+//! What the server still owes, in order, and what the names of statements and portals mean.
+//!
+//! Every request that is forwarded is entered here; every answer of the server settles the front.
+//! The server's own rules are followed exactly, because a name that means one statement to Weir
+//! and another to the server is a bypass:
+//!
+//! - After an error in the extended protocol the server discards everything up to the next Sync:
+//!   so does [`Queue::fail`], and what a client sends until that Sync is never entered.
+//! - A name changes only when the server confirms it (ParseComplete, BindComplete,
+//!   CloseComplete). A request that uses a name which an unsettled request *of the same segment*
+//!   sets is safe to judge by that: either both happen or neither. One of an earlier segment may
+//!   yet fail, and then the name keeps its old meaning: [`Found::Wait`].
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use super::statement::{Portal, Prepared, Run};
+use crate::policy::Deny;
+use crate::wire::{TargetKind, TxStatus};
+
+/// Who asked for something: only a client's requests are answered to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AskedBy {
+    Client,
+    Weir,
+}
+
+/// One thing that the server owes.
+#[derive(Debug)]
+pub(super) enum Owed {
+    /// ParseComplete.
+    Parse { name: Box<[u8]>, prepared: Rc<Prepared>, asked_by: AskedBy },
+    /// An error: a text that can't be parsed stands in for what was denied.
+    Denied(Rc<Deny>),
+    /// BindComplete.
+    Bind { name: Box<[u8]>, portal: Rc<Portal> },
+    /// RowDescription or NoData, after a ParameterDescription for a statement.
+    Describe { prepared: Rc<Prepared>, portal: Option<Rc<Portal>>, asked_by: AskedBy },
+    /// Rows, and how they end.
+    Execute(Rc<Portal>),
+    /// CloseComplete.
+    Close { kind: TargetKind, name: Box<[u8]> },
+    /// ReadyForQuery.
+    Sync(AskedBy),
+    /// The results of a simple query's statements, then ReadyForQuery.
+    Query(Box<Batch>),
+    /// An error for Weir, which makes the server's transaction fail, and a ReadyForQuery: for Weir
+    /// too if the client has been told its status already.
+    FailTransaction { told: bool },
+    /// Nothing: an answer of Weir's own, whose turn comes when it is at the front.
+    Own(Vec<u8>),
+}
+
+/// A simple query under way.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) runs: VecDeque<Run>,
+    /// The text was denied: the server's error is swapped for this.
+    pub(super) denied: Option<Rc<Deny>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    segment: u64,
+    owed: Owed,
+}
+
+/// What a name means now.
+#[derive(Debug)]
+pub(super) enum Found<T> {
+    /// This.
+    Is(T),
+    /// Nothing that Weir saw being made.
+    Unknown,
+    /// It depends on answers that haven't come.
+    Wait,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    entries: VecDeque<Entry>,
+    segment: u64,
+    /// The server discards, or will, what comes until the next Sync.
+    discarding: bool,
+    statements: HashMap<Box<[u8]>, Rc<Prepared>>,
+    portals: HashMap<Box<[u8]>, Rc<Portal>>,
+}
+
+impl Queue {
+    /// Whether the server owes nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether the server would read a new request at once and on its own: nothing owed, nothing
+    /// to be discarded.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.entries.is_empty() && !self.discarding
+    }
+
+    /// Enters what a request that goes upstream now makes the server owe.
+    pub(super) fn push(&mut self, owed: Owed) {
+        match owed {
+            Owed::Sync(_) => self.discarding = false,
+            _ if self.discarding => return,
+            _ => {}
+        }
+        // It will fail for certain: what follows needs not even be sent.
+        self.discarding |= matches!(owed, Owed::Denied(_));
+        let ends_segment = matches!(owed, Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. });
+        self.entries.push_back(Entry { segment: self.segment, owed });
+        if ends_segment {
+            self.segment += 1;
+        }
+    }
+
+    /// Whether the server discards what comes until the next Sync.
+    pub(super) fn is_discarding(&self) -> bool {
+        self.discarding
+    }
+
+    /// Whether a description of `prepared` is still owed.
+    pub(super) fn awaits_description(&self, prepared: &Rc<Prepared>) -> bool {
+        self.entries.iter().any(|e| {
+            matches!(&e.owed, Owed::Describe { prepared: p, .. } if Rc::ptr_eq(p, prepared))
+        })
+    }
+
+    /// Whether anything is owed from before the last Sync or simple query.
+    pub(super) fn has_earlier_segments(&self) -> bool {
+        self.entries.front().is_some_and(|e| e.segment != self.segment)
+    }
+
+    /// What is owed next.
+    pub(super) fn front(&mut self) -> Option<&mut Owed> {
+        self.entries.front_mut().map(|e| &mut e.owed)
+    }
+
+    /// Settles the front. A confirmed name takes its new meaning.
+    pub(super) fn settle(&mut self) -> Option<Owed> {
+        let entry = self.entries.pop_front()?;
+        match &entry.owed {
+            Owed::Parse { name, prepared, .. } => {
+                self.statements.insert(name.clone(), Rc::clone(prepared));
+            }
+            Owed::Bind { name, portal } => {
+                self.portals.insert(name.clone(), Rc::clone(portal));
+            }
+            Owed::Close { kind: TargetKind::Statement, name } => {
+                self.statements.remove(name);
+            }
+            Owed::Close { kind: TargetKind::Portal, name } => {
+                self.portals.remove(name);
+            }
+            _ => {}
+        }
+        Some(entry.owed)
+    }
+
+    /// The server reported an error for the front, which belongs to the extended protocol: it and
+    /// everything up to the next Sync is off. Returns what failed; `off` gets the rest.
+    pub(super) fn fail(&mut self, mut off: impl FnMut(Owed)) -> Option<Owed> {
+        let failed = self.entries.pop_front().map(|e| e.owed);
+        while self.entries.front().is_some_and(|e| !matches!(e.owed, Owed::Sync(_))) {
+            if let Some(entry) = self.entries.pop_front() {
+                off(entry.owed);
+            }
+        }
+        // With a Sync entered, what came after it isn't concerned.
+        self.discarding |= self.entries.is_empty();
+        failed
+    }
+
+    /// The server has gone into COPY IN for the front: Syncs that it has not answered yet are read
+    /// in that mode and ignored.
+    pub(super) fn forget_syncs_behind_copy(&mut self) {
+        let mut first = true;
+        self.entries.retain(|e| {
+            std::mem::replace(&mut first, false) || !matches!(e.owed, Owed::Sync(AskedBy::Client))
+        });
+    }
+
+    /// A ReadyForQuery came: portals end with their transaction.
+    pub(super) fn ready(&mut self, status: TxStatus) {
+        if status == TxStatus::Idle {
+            self.portals.clear();
+        }
+    }
+
+    /// Forgets all prepared statements: SQL has changed what names mean.
+    pub(super) fn forget_statements(&mut self) {
+        self.statements.clear();
+    }
+
+    /// Forgets all portals: SQL has changed what names mean.
+    pub(super) fn forget_portals(&mut self) {
+        self.portals.clear();
+    }
+
+    /// What a prepared statement's name means to a request that is entered now.
+    pub(super) fn statement(&self, name: &[u8]) -> Found<Rc<Prepared>> {
+        for entry in self.entries.iter().rev() {
+            let here = entry.segment == self.segment;
+            match &entry.owed {
+                Owed::Parse { name: n, prepared, .. } if **n == *name => {
+                    return if here { Found::Is(Rc::clone(prepared)) } else { Found::Wait };
+                }
+                Owed::Close { kind: TargetKind::Statement, name: n } if **n == *name => {
+                    return if here { Found::Unknown } else { Found::Wait };
+                }
+                Owed::Execute(p) if p.run.borrow().side_effects.statements => {
+                    return if here { Found::Unknown } else { Found::Wait };
+                }
+                // A simple query also drops the unnamed statement.
+                Owed::Query(b)
+                    if name.is_empty() || b.runs.iter().any(|r| r.side_effects.statements) =>
+                {
+                    return Found::Wait;
+                }
+                _ => {}
+            }
+        }
+        self.statements.get(name).map_or(Found::Unknown, |p| Found::Is(Rc::clone(p)))
+    }
+
+    /// What a portal's name means to a request that is entered now.
+    pub(super) fn portal(&self, name: &[u8]) -> Found<Rc<Portal>> {
+        for entry in self.entries.iter().rev() {
+            if entry.segment != self.segment {
+                // Whether the transaction, and with it the portal, lives on isn't known yet.
+                return Found::Wait;
+            }
+            match &entry.owed {
+                Owed::Bind { name: n, portal } if **n == *name => {
+                    return Found::Is(Rc::clone(portal));
+                }
+                Owed::Close { kind: TargetKind::Portal, name: n } if **n == *name => {
+                    return Found::Unknown;
+                }
+                Owed::Execute(p) if p.run.borrow().side_effects.portals => return Found::Unknown,
+                _ => {}
+            }
+        }
+        self.portals.get(name).map_or(Found::Unknown, |p| Found::Is(Rc::clone(p)))
+    }
+}

@@ -1,0 +1,98 @@
+//! The two halves of a session, run as one task until either ends.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, watch};
+
+use super::judging::Judging;
+use super::link::{End, Error, Link, Results};
+use super::queue::Queue;
+use super::responses::Cancel;
+use super::tally::Tally;
+use super::{requests, responses};
+use crate::record::SessionJournal;
+use crate::wire::TxStatus;
+
+/// What a relay starts with.
+pub(super) struct Parts<C, U> {
+    pub(super) client: C,
+    pub(super) upstream: U,
+    /// Bytes of the server's that came with its log-in.
+    pub(super) leftover: Vec<u8>,
+    pub(super) journal: SessionJournal,
+    pub(super) judging: Judging,
+    pub(super) results: Results,
+    pub(super) tally: Arc<Tally>,
+}
+
+/// What a relay leaves.
+pub(super) struct Left<C, U> {
+    pub(super) end: Result<End, Error>,
+    pub(super) client: C,
+    pub(super) upstream: U,
+    pub(super) journal: SessionJournal,
+    /// Whether the server is still working on something of this session's.
+    pub(super) busy: bool,
+}
+
+/// Relays until one side ends, the protocol is broken, or `drain` turns true and the session is at
+/// rest.
+pub(super) async fn run<C, U, X>(
+    parts: Parts<C, U>,
+    cancel: &X,
+    drain: watch::Receiver<bool>,
+) -> Left<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+    X: Cancel,
+{
+    let link = Link {
+        client: RefCell::new(parts.client),
+        upstream: RefCell::new(parts.upstream),
+        queue: RefCell::new(Queue::default()),
+        journal: RefCell::new(parts.journal),
+        judging: RefCell::new(parts.judging),
+        results: parts.results,
+        tally: parts.tally,
+        statements: Cell::new(0),
+        status: Cell::new(TxStatus::Idle),
+        copying_in: Cell::new(None),
+        fail_transaction: Cell::new(false),
+        waiting: Cell::new(false),
+        answered: Notify::new(),
+        own_answer: Notify::new(),
+        request: Notify::new(),
+    };
+    let end = tokio::select! {
+        biased;
+        end = responses::run(&link, cancel, parts.leftover) => end,
+        end = requests::run(&link) => end,
+        () = drained(&link, drain) => Ok(End::Drained),
+    };
+    let busy = !link.queue.borrow().is_empty();
+    Left {
+        end,
+        busy,
+        client: link.client.into_inner(),
+        upstream: link.upstream.into_inner(),
+        journal: link.journal.into_inner(),
+    }
+}
+
+/// Returns when the daemon drains and the session is at rest.
+async fn drained<C, U>(link: &Link<C, U>, mut drain: watch::Receiver<bool>)
+where
+    C: AsyncWrite + Unpin,
+    U: AsyncWrite + Unpin,
+{
+    if drain.wait_for(|draining| *draining).await.is_err() {
+        // Whoever could drain is gone; the session ends by itself.
+        std::future::pending::<()>().await;
+    }
+    while !link.at_rest() {
+        link.answered.notified().await;
+    }
+}

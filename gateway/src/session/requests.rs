@@ -1,0 +1,676 @@
+//! The client's half of a session: every statement is judged and recorded, then forwarded.
+//!
+//! What was allowed goes upstream as the client's own bytes. In place of what was denied the
+//! server gets a text that can't be parsed, so that its own state machine does the rest
+//! (transactions, savepoints, pipelines); its error is swapped for the denial. Only a simple query
+//! that is denied while nothing is under way is answered without the server.
+//!
+//! A statement that reads masked columns runs only after the server has described its result: a
+//! column whose origin isn't plain is a denial.
+
+use std::cell::{Cell, RefCell};
+use std::ops::{ControlFlow, Range};
+use std::rc::Rc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::buffer::{ReadBuffer, Splice};
+use super::judging::{bound_before_change, unknown_name};
+use super::link::{End, Error, Link, Results, now};
+use super::queue::{AskedBy, Batch, Found, Owed};
+use super::statement::{Columns, Judged, Portal, Prepared, Run, Treatment, Verdict};
+use crate::judge;
+use crate::mask::Planned;
+use crate::policy::{Decision, Deny};
+use crate::record::{self, Entry, Via};
+use crate::wire::{self, HEADER, Reply, Side, TargetKind, TxStatus, request};
+
+/// Runs the half until the client ends the session.
+pub(super) async fn run<C, U>(link: &Link<C, U>) -> Result<End, Error>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut input = ReadBuffer::default();
+    let mut half = Half { link, splice: Splice::default() };
+    loop {
+        let (used, end) = half.turn(input.bytes()).await?;
+        if let Some(end) = end {
+            return Ok(end);
+        }
+        input.consume(used);
+        if let Some(frame) = next_frame(input.bytes())? {
+            input.reserve(frame.size);
+        }
+        if half.fill(&mut input).await? == 0 {
+            return Ok(End::ClientLost);
+        }
+    }
+}
+
+fn next_frame(bytes: &[u8]) -> Result<Option<wire::Frame>, Error> {
+    wire::frame(Side::Client, bytes).map_err(Error::Client)
+}
+
+struct Half<'l, C, U> {
+    link: &'l Link<C, U>,
+    splice: Splice,
+}
+
+/// One frame of the source.
+#[derive(Clone)]
+struct Seen<'s> {
+    source: &'s [u8],
+    range: Range<usize>,
+    tag: u8,
+}
+
+impl<'s> Seen<'s> {
+    fn body(&self) -> &'s [u8] {
+        &self.source[self.range.start + HEADER..self.range.end]
+    }
+}
+
+/// What a look at a statement's result, before it runs, came to.
+enum Looked {
+    /// Every column's origin is plain.
+    Plain,
+    /// One isn't.
+    Refused(Rc<Deny>),
+    /// The server refused the statement; the client has its error.
+    Failed,
+}
+
+impl<C, U> Half<'_, C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Waits for bytes, and meanwhile does what the server's half asks for.
+    async fn fill(&mut self, input: &mut ReadBuffer) -> Result<usize, Error> {
+        loop {
+            self.fail_transaction(&[]).await?;
+            let mut asked = std::pin::pin!(self.link.request.notified());
+            let filled = std::future::poll_fn(|cx| {
+                let mut client = self.link.client.borrow_mut();
+                match input.poll_fill(cx, &mut *client) {
+                    std::task::Poll::Ready(read) => std::task::Poll::Ready(Some(read)),
+                    std::task::Poll::Pending => asked.as_mut().poll(cx).map(|()| None),
+                }
+            });
+            if let Some(read) = filled.await {
+                // A reset is an end like any other.
+                return Ok(read.unwrap_or(0));
+            }
+        }
+    }
+
+    /// Makes the server's transaction fail, if its half has asked for that. What was entered in the
+    /// queue before goes out before.
+    async fn fail_transaction(&mut self, source: &[u8]) -> Result<(), Error> {
+        if self.link.fail_transaction.take() {
+            self.send(source).await?;
+            request::query(self.splice.insert(source), &refused_text(None));
+            self.send(source).await?;
+        }
+        Ok(())
+    }
+
+    /// Handles every whole frame of `source`. Returns the bytes used, and how the session ends.
+    async fn turn(&mut self, source: &[u8]) -> Result<(usize, Option<End>), Error> {
+        let mut at = 0;
+        while let Some(frame) = next_frame(&source[at..])? {
+            if source.len() - at < frame.size {
+                break;
+            }
+            let seen = Seen { source, range: at..at + frame.size, tag: frame.tag };
+            at += frame.size;
+            if let ControlFlow::Break(end) = self.frame(seen).await? {
+                self.send(source).await?;
+                return Ok((at, Some(end)));
+            }
+        }
+        self.send(source).await?;
+        Ok((at, None))
+    }
+
+    /// Forwards what was allowed so far; the journal has it first.
+    async fn send(&mut self, source: &[u8]) -> Result<(), Error> {
+        if !self.splice.is_empty() {
+            let recorded = self.link.commit().await?;
+            self.link.forward(recorded, self.splice.bytes(source)).await?;
+            self.splice.clear();
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, seen: &Seen<'_>) {
+        self.splice.keep(seen.source, seen.range.clone());
+    }
+
+    fn push(&self, owed: Owed) {
+        self.link.queue.borrow_mut().push(owed);
+    }
+
+    async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
+        self.fail_transaction(seen.source).await?;
+        // The server would discard it unread; what it doesn't get needs no judging.
+        let discarded = self.link.queue.borrow().is_discarding();
+        match seen.tag {
+            b'S' => self.sync(&seen),
+            b'X' => {
+                self.keep(&seen);
+                return Ok(ControlFlow::Break(End::ClientQuit));
+            }
+            _ if discarded => {}
+            b'Q' => self.query(&seen).await?,
+            b'P' => self.parse(&seen).await?,
+            b'B' => self.bind(&seen).await?,
+            b'D' => self.describe(&seen).await?,
+            b'E' => self.execute(&seen).await?,
+            b'C' => self.close(&seen)?,
+            b'H' => self.keep(&seen),
+            b'd' => self.copy_data(&seen),
+            b'c' | b'f' => self.copy_end(&seen),
+            b'F' => self.function_call(&seen).await,
+            _ => return Err(Error::ClientSequence("a password that was not asked for")),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn sync(&mut self, seen: &Seen<'_>) {
+        // While COPY data is read the server ignores a Sync.
+        if self.link.copying_in.get().is_none() {
+            self.push(Owed::Sync(AskedBy::Client));
+        }
+        self.keep(seen);
+    }
+
+    /// Judges a text and makes the journal know it.
+    fn judge(&mut self, text: &str) -> Rc<Judged> {
+        let mut judging = self.link.judging.borrow_mut();
+        if let Some(sha256) = judging.follow() {
+            self.link.append(&Entry::Policy { at: now(), sha256 });
+        }
+        let (judged, new) = judging.judge(text);
+        if new {
+            self.link.append(&Entry::Text { id: judged.text_id, sql: text.as_bytes() });
+        }
+        judged
+    }
+
+    /// A prepared statement's judgement under the policy and catalog that hold now.
+    fn current(&mut self, prepared: &Prepared) -> Rc<Judged> {
+        let mut judging = self.link.judging.borrow_mut();
+        if let Some(sha256) = judging.follow() {
+            self.link.append(&Entry::Policy { at: now(), sha256 });
+        }
+        let old = Rc::clone(&prepared.judged.borrow());
+        if old.generation == judging.generation() {
+            return old;
+        }
+        let judged = judging.judge_again(&old);
+        *prepared.judged.borrow_mut() = Rc::clone(&judged);
+        judged
+    }
+
+    async fn query(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let text = wire::Query::decode(seen.body()).map_err(Error::Client)?.text;
+        let judged = self.judge(text);
+        if let Some(deny) = &judged.denied {
+            self.deny_query(seen, &judged, deny);
+            return Ok(());
+        }
+        if judged.sensitive && !judged.probed.get() {
+            match self.look_ahead(seen, &judged).await? {
+                Looked::Plain => judged.probed.set(true),
+                Looked::Refused(deny) => {
+                    self.deny_query(seen, &judged, &deny);
+                    return Ok(());
+                }
+                Looked::Failed => return Ok(()),
+            }
+        }
+        let runs = judged
+            .verdicts
+            .iter()
+            .zip(&judged.analysis.statements)
+            .map(|(verdict, statement)| {
+                let span = statement.span.clone();
+                let id = self.record_allowed(&judged, verdict, span, (Via::Simple, None));
+                Run::new(id, &judged, Some(verdict))
+            })
+            .collect();
+        self.link.judging.borrow_mut().forwarded(judged.side_effects);
+        self.push(Owed::Query(Box::new(Batch { runs, denied: None })));
+        self.keep(seen);
+        Ok(())
+    }
+
+    /// Denies a simple query: at once where nothing is under way, else through the server.
+    fn deny_query(&mut self, seen: &Seen<'_>, judged: &Judged, deny: &Rc<Deny>) {
+        self.record_denied(judged, deny, Via::Simple);
+        self.refuse_query(seen, deny);
+    }
+
+    fn refuse_query(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
+        if self.link.at_rest() && self.splice.is_empty() {
+            let mut out = Vec::new();
+            super::denial(deny).error(&mut out);
+            Reply::ready(&mut out, TxStatus::Idle);
+            self.push(Owed::Own(out));
+            self.link.own_answer.notify_one();
+        } else {
+            let batch = Batch { runs: [].into(), denied: Some(Rc::clone(deny)) };
+            self.push(Owed::Query(Box::new(batch)));
+            request::query(self.splice.insert(seen.source), &refused_text(deny.rule.as_deref()));
+        }
+    }
+
+    async fn function_call(&mut self, seen: &Seen<'_>) {
+        let deny = Rc::new(Deny {
+            rule: None,
+            message: "FunctionCall messages are not allowed: they name functions by number".into(),
+            hint: Some("call the function in a SELECT".into()),
+            sqlstate: "42501",
+        });
+        let text = "(FunctionCall)";
+        let judged = self.judge(text);
+        self.record_denied(&judged, &deny, Via::Simple);
+        self.refuse_query(seen, &deny);
+    }
+
+    /// Asks the server how a simple query's sensitive statements would answer, before they run.
+    async fn look_ahead(&mut self, seen: &Seen<'_>, judged: &Judged) -> Result<Looked, Error> {
+        for (verdict, statement) in judged.verdicts.iter().zip(&judged.analysis.statements) {
+            if !verdict.sensitive || !statement.shape.returns_rows {
+                continue;
+            }
+            let Some(text) = judged.text.get(statement.span.clone()) else { continue };
+            self.settle(seen).await?;
+            let prepared = Prepared::new(Rc::new(self.link.judging.borrow_mut().judge_part(text)));
+            for owed in [
+                Owed::Parse { name: [].into(), prepared: Rc::clone(&prepared), asked_by: AskedBy::Weir },
+                Owed::Describe { prepared: Rc::clone(&prepared), portal: None, asked_by: AskedBy::Weir },
+                Owed::Sync(AskedBy::Weir),
+            ] {
+                self.push(owed);
+            }
+            let out = self.splice.insert(seen.source);
+            request::parse(out, b"", text);
+            request::describe_statement(out, b"");
+            out.extend_from_slice(&request::SYNC);
+            self.settle(seen).await?;
+            match self.looked(&prepared)? {
+                Looked::Plain => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(Looked::Plain)
+    }
+
+    /// What the description of a sensitive statement means for it.
+    fn looked(&self, prepared: &Prepared) -> Result<Looked, Error> {
+        let columns = prepared.columns.borrow();
+        let body = match &*columns {
+            Columns::Unknown => return Ok(Looked::Failed),
+            Columns::None => return Ok(Looked::Plain),
+            Columns::Rows(body) => body,
+        };
+        match self.link.judging.borrow().plan(body, None, true).map_err(Error::Upstream)? {
+            Planned::Refuse(refusal) => Ok(Looked::Refused(Rc::new(refused_column(body, &refusal)))),
+            Planned::Clear | Planned::Mask(_) => Ok(Looked::Plain),
+        }
+    }
+
+    /// Forwards what there is and waits until the server owes nothing.
+    async fn settle(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        self.wait_while(seen, |link| !link.queue.borrow().is_empty()).await
+    }
+
+    async fn wait_while(
+        &mut self,
+        seen: &Seen<'_>,
+        condition: impl Fn(&Link<C, U>) -> bool,
+    ) -> Result<(), Error> {
+        self.send(seen.source).await?;
+        self.link.waiting.set(true);
+        while condition(self.link) {
+            self.link.answered.notified().await;
+            self.fail_transaction(seen.source).await?;
+        }
+        self.link.waiting.set(false);
+        Ok(())
+    }
+
+    async fn parse(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let parse = wire::Parse::decode(seen.body()).map_err(Error::Client)?;
+        let judged = self.judge(parse.text);
+        if let Some(deny) = &judged.denied {
+            self.deny_extended(seen, &judged, deny, Via::Parse);
+            return Ok(());
+        }
+        for (verdict, statement) in judged.verdicts.iter().zip(&judged.analysis.statements) {
+            self.record_allowed(&judged, verdict, statement.span.clone(), (Via::Parse, None));
+        }
+        let prepared = Prepared::new(Rc::clone(&judged));
+        self.push(Owed::Parse {
+            name: parse.name.into(),
+            prepared: Rc::clone(&prepared),
+            asked_by: AskedBy::Client,
+        });
+        self.keep(seen);
+        if judged.sensitive {
+            self.learn_columns(seen, parse.name, &prepared).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the server for the columns of a prepared statement, and waits for them.
+    async fn learn_columns(
+        &mut self,
+        seen: &Seen<'_>,
+        name: &[u8],
+        prepared: &Rc<Prepared>,
+    ) -> Result<(), Error> {
+        self.push(Owed::Describe {
+            prepared: Rc::clone(prepared),
+            portal: None,
+            asked_by: AskedBy::Weir,
+        });
+        let out = self.splice.insert(seen.source);
+        request::describe_statement(out, name);
+        out.extend_from_slice(&request::FLUSH);
+        self.wait_while(seen, |link| link.queue.borrow().awaits_description(prepared)).await
+    }
+
+    async fn bind(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let bind = wire::Bind::decode(seen.body()).map_err(Error::Client)?;
+        let Some(prepared) = self.statement(seen, bind.statement).await? else {
+            self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
+            return Ok(());
+        };
+        let judged = self.current(&prepared);
+        if let Some(deny) = &judged.denied {
+            self.deny_extended(seen, &judged, deny, Via::Execute);
+            return Ok(());
+        }
+        let formats: Box<[i16]> = bind.formats().collect();
+        let treatment = match self.treatment(seen, &bind, (&prepared, &judged), &formats).await? {
+            Ok(treatment) => treatment,
+            Err(deny) => {
+                self.deny_extended(seen, &judged, &deny, Via::Execute);
+                return Ok(());
+            }
+        };
+        if self.link.queue.borrow().is_discarding() {
+            return Ok(());
+        }
+        let run = self.start_portal(&judged, Some(bind.arguments), treatment);
+        let portal = Portal {
+            prepared,
+            formats,
+            run: RefCell::new(run),
+            generation: Cell::new(judged.generation),
+        };
+        self.push(Owed::Bind { name: bind.portal.into(), portal: Rc::new(portal) });
+        self.keep(seen);
+        Ok(())
+    }
+
+    /// How the rows of a portal are treated, or why it may not run.
+    async fn treatment(
+        &mut self,
+        seen: &Seen<'_>,
+        bind: &wire::Bind<'_>,
+        (prepared, judged): (&Rc<Prepared>, &Judged),
+        formats: &[i16],
+    ) -> Result<Result<Treatment, Rc<Deny>>, Error> {
+        let unknown = matches!(*prepared.columns.borrow(), Columns::Unknown);
+        if judged.sensitive && unknown {
+            // Judged otherwise when it was prepared.
+            self.learn_columns(seen, bind.statement, prepared).await?;
+        }
+        let columns = prepared.columns.borrow().clone();
+        let Columns::Rows(body) = columns else {
+            // Not described: nothing in it is masked. Described as without rows: none may come.
+            return Ok(Ok(Treatment::Clear));
+        };
+        let planned = self.plan(&body, formats, judged.sensitive)?;
+        Ok(match planned {
+            Planned::Refuse(refusal) if judged.sensitive => {
+                Err(Rc::new(refused_column(&body, &refusal)))
+            }
+            planned => Ok(Treatment::from(planned)),
+        })
+    }
+
+    fn plan(&self, body: &[u8], formats: &[i16], sensitive: bool) -> Result<Planned, Error> {
+        let judging = self.link.judging.borrow();
+        judging.plan(body, Some(formats), sensitive).map_err(Error::Upstream)
+    }
+
+    /// Records the run of a prepared statement and gives it its number.
+    fn start_portal(
+        &mut self,
+        judged: &Judged,
+        arguments: Option<&[u8]>,
+        treatment: Treatment,
+    ) -> Run {
+        let verdict = judged.verdicts.first();
+        let id = match verdict.zip(judged.analysis.statements.first()) {
+            Some((verdict, statement)) => self.record_allowed(
+                judged,
+                verdict,
+                statement.span.clone(),
+                (Via::Execute, arguments),
+            ),
+            None => self.link.next_statement(),
+        };
+        Run { treatment, ..Run::new(id, judged, verdict) }
+    }
+
+    async fn describe(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let target = wire::Target::decode("Describe", seen.body()).map_err(Error::Client)?;
+        let (prepared, portal) = match target.kind {
+            TargetKind::Statement => match self.statement(seen, target.name).await? {
+                Some(prepared) => (prepared, None),
+                None => {
+                    self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
+                    return Ok(());
+                }
+            },
+            TargetKind::Portal => match self.portal(seen, target.name).await? {
+                Some(portal) => (Rc::clone(&portal.prepared), Some(portal)),
+                None => {
+                    self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
+                    return Ok(());
+                }
+            },
+        };
+        self.push(Owed::Describe { prepared, portal, asked_by: AskedBy::Client });
+        self.keep(seen);
+        Ok(())
+    }
+
+    async fn execute(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let execute = wire::Execute::decode(seen.body()).map_err(Error::Client)?;
+        let Some(portal) = self.portal(seen, execute.portal).await? else {
+            self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
+            return Ok(());
+        };
+        let judged = self.current(&portal.prepared);
+        if judged.generation != portal.generation.get() {
+            if let Some(deny) = &judged.denied {
+                self.deny_extended(seen, &judged, deny, Via::Execute);
+                return Ok(());
+            }
+            if !self.rejudge_portal(&portal, &judged)? {
+                let deny = Rc::new(bound_before_change());
+                self.deny_extended(seen, &judged, &deny, Via::Execute);
+                return Ok(());
+            }
+        }
+        self.link.judging.borrow_mut().forwarded(judged.side_effects);
+        self.push(Owed::Execute(portal));
+        self.keep(seen);
+        Ok(())
+    }
+
+    /// Brings a portal that was bound under an older policy or catalog under the current one.
+    /// False if that can't be done without knowing its columns.
+    fn rejudge_portal(&mut self, portal: &Portal, judged: &Judged) -> Result<bool, Error> {
+        let columns = portal.prepared.columns.borrow().clone();
+        let treatment = match columns {
+            Columns::Rows(body) => {
+                let planned = self.plan(&body, &portal.formats, judged.sensitive)?;
+                if judged.sensitive && matches!(planned, Planned::Refuse(_)) {
+                    return Ok(false);
+                }
+                Treatment::from(planned)
+            }
+            Columns::Unknown if judged.sensitive => return Ok(false),
+            Columns::Unknown | Columns::None => Treatment::Clear,
+        };
+        let old = portal.run.borrow().rows;
+        let run = self.start_portal(judged, None, treatment);
+        *portal.run.borrow_mut() = Run { rows: old, ..run };
+        portal.generation.set(judged.generation);
+        Ok(true)
+    }
+
+    fn close(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let target = wire::Target::decode("Close", seen.body()).map_err(Error::Client)?;
+        self.push(Owed::Close { kind: target.kind, name: target.name.into() });
+        self.keep(seen);
+        Ok(())
+    }
+
+    fn copy_data(&mut self, seen: &Seen<'_>) {
+        // Outside of a COPY the server ignores it.
+        let Some(statement) = self.link.copying_in.get() else { return };
+        if self.link.results == Results::Full {
+            let frames = &seen.source[seen.range.clone()];
+            self.link.append(&Entry::CopyIn { statement, frames });
+        }
+        self.keep(seen);
+    }
+
+    fn copy_end(&mut self, seen: &Seen<'_>) {
+        if self.link.copying_in.take().is_some() {
+            self.keep(seen);
+        }
+    }
+
+    async fn statement(
+        &mut self,
+        seen: &Seen<'_>,
+        name: &[u8],
+    ) -> Result<Option<Rc<Prepared>>, Error> {
+        loop {
+            let found = self.link.queue.borrow().statement(name);
+            match found {
+                Found::Is(prepared) => return Ok(Some(prepared)),
+                Found::Unknown => return Ok(None),
+                Found::Wait => self.settle_segments(seen).await?,
+            }
+        }
+    }
+
+    async fn portal(&mut self, seen: &Seen<'_>, name: &[u8]) -> Result<Option<Rc<Portal>>, Error> {
+        loop {
+            let found = self.link.queue.borrow().portal(name);
+            match found {
+                Found::Is(portal) => return Ok(Some(portal)),
+                Found::Unknown => return Ok(None),
+                Found::Wait => self.settle_segments(seen).await?,
+            }
+        }
+    }
+
+    /// Waits until the answers to earlier segments are there.
+    async fn settle_segments(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        self.wait_while(seen, |link| link.queue.borrow().has_earlier_segments()).await
+    }
+
+    fn deny_extended(&mut self, seen: &Seen<'_>, judged: &Judged, deny: &Rc<Deny>, via: Via) {
+        self.record_denied(judged, deny, via);
+        self.refuse_extended(seen, deny);
+    }
+
+    /// Makes the server fail at this place: a Parse that can't succeed stands in for the message.
+    fn refuse_extended(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
+        self.push(Owed::Denied(Rc::clone(deny)));
+        let text = refused_text(deny.rule.as_deref());
+        // Named, so that the unnamed statement stays.
+        request::parse(self.splice.insert(seen.source), b"weir_refused", &text);
+    }
+
+    fn record_allowed(
+        &self,
+        judged: &Judged,
+        verdict: &Verdict,
+        span: Range<usize>,
+        (via, parameters): (Via, Option<&[u8]>),
+    ) -> u64 {
+        let statement = self.link.next_statement();
+        let Decision::Allow(allow) = &verdict.decision else { return statement };
+        let observed = allow.observed.as_ref();
+        self.link.append(&Entry::Decision {
+            statement,
+            at: now(),
+            text: judged.text_id,
+            span: narrow(span),
+            via,
+            parameters,
+            verdict: observed.map_or(record::Verdict::Allow, |deny| record::Verdict::Observe {
+                sqlstate: deny.sqlstate,
+                message: &deny.message,
+            }),
+            rules: &allow.rules,
+            effects: verdict.effects,
+        });
+        self.link.tally.allowed();
+        statement
+    }
+
+    fn record_denied(&self, judged: &Judged, deny: &Deny, via: Via) {
+        self.link.append(&Entry::Decision {
+            statement: self.link.next_statement(),
+            at: now(),
+            text: judged.text_id,
+            span: narrow(0..judged.text.len()),
+            via,
+            parameters: None,
+            verdict: record::Verdict::Deny { sqlstate: deny.sqlstate, message: &deny.message },
+            rules: deny.rule.as_slice(),
+            effects: judged.verdicts.iter().fold(0, |bits, v| bits | v.effects),
+        });
+        self.link.tally.denied();
+    }
+}
+
+/// Texts are below 16 MiB.
+fn narrow(span: Range<usize>) -> Range<u32> {
+    let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    narrow(span.start)..narrow(span.end)
+}
+
+fn refused_column(description: &[u8], refusal: &crate::mask::Refusal) -> Deny {
+    let name = wire::fields(description)
+        .ok()
+        .and_then(|mut fields| fields.nth(refusal.column))
+        .and_then(Result::ok)
+        .map_or_else(|| "?".into(), |f| String::from_utf8_lossy(f.name).into_owned());
+    judge::non_plain_output_denied(&name)
+}
+
+/// A text that no PostgreSQL parses, with a comment for the server's own log.
+fn refused_text(rule: Option<&str>) -> String {
+    let rule: String = rule
+        .unwrap_or("(none)")
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-_()".contains(*c))
+        .collect();
+    format!("/* refused by Weir, rule {rule} */ weir refused this")
+}

@@ -1,0 +1,678 @@
+//! The server's half of a session: every frame settles what the queue says is owed.
+//!
+//! Rows go out as they came in unless a plan masks them; runs of them are measured by their
+//! headers only. Everything that a turn sends is in the journal before the client gets it. A frame
+//! that isn't owed ends the session.
+
+use std::cell::RefMut;
+use std::ops::Range;
+use std::rc::Rc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::buffer::{ReadBuffer, Splice};
+use super::link::{End, Error, Link, Results};
+use super::queue::{AskedBy, Batch, Owed, Queue};
+use super::rows::{self, Passed};
+use super::statement::{Columns, Portal, Run, SideEffects, Treatment};
+use crate::record::{Entry, RowsDigest, Status};
+use crate::wire::{self, ErrorFields, HEADER, Reply, Side, TxStatus};
+
+/// Bytes of a result that are dropped behind an exceeded limit before its statement is cancelled:
+/// small rests are cheaper to read to their end than to cancel.
+const CANCEL_AFTER: u64 = 1 << 20;
+
+/// Cancels what the server is doing for this session.
+pub(super) trait Cancel {
+    /// Returns when the server has taken the request, or it failed.
+    async fn cancel(&self);
+}
+
+/// Runs the half until the server's connection ends.
+pub(super) async fn run<C, U, X>(
+    link: &Link<C, U>,
+    cancel: &X,
+    leftover: Vec<u8>,
+) -> Result<End, Error>
+where
+    C: AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+    X: Cancel,
+{
+    let mut input = ReadBuffer::holding(leftover);
+    let mut half = Half { link, muted: false, limit_hit: false, splice: Splice::default() };
+    loop {
+        let used = half.turn(input.bytes()).await?;
+        input.consume(used);
+        if half.wants_cancel() {
+            cancel.cancel().await;
+        }
+        if let Some(frame) = next_frame(input.bytes())? {
+            input.reserve(frame.size);
+        }
+        if half.fill(&mut input).await? == 0 {
+            return Ok(End::UpstreamLost);
+        }
+    }
+}
+
+fn next_frame(bytes: &[u8]) -> Result<Option<wire::Frame>, Error> {
+    wire::frame(Side::Upstream, bytes).map_err(Error::Upstream)
+}
+
+struct Half<'l, C, U> {
+    link: &'l Link<C, U>,
+    /// A limit was exceeded: the client has its error and gets nothing until ReadyForQuery.
+    muted: bool,
+    /// The same, and the server doesn't know of it yet.
+    limit_hit: bool,
+    splice: Splice,
+}
+
+/// One frame of the source.
+struct Seen<'s> {
+    source: &'s [u8],
+    range: Range<usize>,
+    tag: u8,
+}
+
+impl<'s> Seen<'s> {
+    fn body(&self) -> &'s [u8] {
+        &self.source[self.range.start + HEADER..self.range.end]
+    }
+}
+
+impl<C, U> Half<'_, C, U>
+where
+    C: AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Waits for bytes, and meanwhile gives the answers of Weir's own that come to the front.
+    async fn fill(&mut self, input: &mut ReadBuffer) -> Result<usize, Error> {
+        loop {
+            self.give_own_answers().await?;
+            let mut own_answer = std::pin::pin!(self.link.own_answer.notified());
+            let filled = std::future::poll_fn(|cx| {
+                let mut upstream = self.link.upstream.borrow_mut();
+                match input.poll_fill(cx, &mut *upstream) {
+                    std::task::Poll::Ready(read) => std::task::Poll::Ready(Some(read)),
+                    std::task::Poll::Pending => own_answer.as_mut().poll(cx).map(|()| None),
+                }
+            });
+            match filled.await {
+                // A reset is an end like any other.
+                Some(read) => return Ok(read.unwrap_or(0)),
+                None => continue,
+            }
+        }
+    }
+
+    async fn give_own_answers(&mut self) -> Result<(), Error> {
+        loop {
+            let own = {
+                let mut queue = self.link.queue.borrow_mut();
+                match queue.front() {
+                    Some(Owed::Own(bytes)) => std::mem::take(bytes),
+                    _ => return Ok(()),
+                }
+            };
+            let recorded = self.link.commit().await?;
+            self.link.answer(recorded, &own).await?;
+            self.link.queue.borrow_mut().settle();
+            self.after_turn();
+        }
+    }
+
+    /// Handles every whole frame of `source` and sends what comes of it. Returns the bytes used.
+    async fn turn(&mut self, source: &[u8]) -> Result<usize, Error> {
+        let mut at = 0;
+        self.give_own_answers().await?;
+        while let Some(frame) = next_frame(&source[at..])? {
+            if matches!(frame.tag, b'D' | b'd') {
+                match self.rows(source, at)? {
+                    Some(used) => at += used,
+                    None => break,
+                }
+                continue;
+            }
+            if source.len() - at < frame.size {
+                break;
+            }
+            let seen = Seen { source, range: at..at + frame.size, tag: frame.tag };
+            self.frame(&seen)?;
+            at += frame.size;
+        }
+        self.send(source).await?;
+        self.after_turn();
+        Ok(at)
+    }
+
+    async fn send(&mut self, source: &[u8]) -> Result<(), Error> {
+        if !self.splice.is_empty() {
+            let recorded = self.link.commit().await?;
+            self.link.answer(recorded, self.splice.bytes(source)).await?;
+            self.splice.clear();
+        }
+        Ok(())
+    }
+
+    fn after_turn(&self) {
+        // Whoever waits, waits for answers or for rest.
+        if self.link.waiting.get() || self.link.at_rest() {
+            self.link.answered.notify_waiters();
+        }
+    }
+
+    fn wants_cancel(&mut self) -> bool {
+        let mut queue = self.link.queue.borrow_mut();
+        with_run(&mut queue, |run| {
+            let wants = run.over_limit && run.dropped > CANCEL_AFTER;
+            if wants {
+                run.dropped = 0;
+            }
+            wants
+        })
+        .unwrap_or(false)
+    }
+
+    fn keep(&mut self, seen: &Seen<'_>) {
+        if !self.muted {
+            self.splice.keep(seen.source, seen.range.clone());
+        }
+    }
+
+    fn frame(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        match seen.tag {
+            b'1' | b'2' | b'3' => self.confirmed(seen),
+            b't' => self.parameter_description(seen),
+            b'T' => self.row_description(seen),
+            b'n' => self.no_data(seen),
+            b'C' | b'I' => self.completed(seen),
+            b's' => self.suspended(seen),
+            b'E' => self.failed(seen),
+            b'N' => self.notice(seen),
+            b'Z' => self.ready(seen),
+            b'S' => self.parameter_status(seen),
+            b'A' => {
+                self.keep(seen);
+                Ok(())
+            }
+            b'G' => self.copy_in(seen),
+            b'H' | b'c' => {
+                self.keep(seen);
+                Ok(())
+            }
+            b'R' => Err(Error::UpstreamSequence("an authentication message after log-in")),
+            b'K' => Err(Error::UpstreamSequence("a second cancel key")),
+            b'W' => Err(Error::UpstreamSequence("a switch to replication")),
+            _ => Err(Error::UpstreamSequence("a message that was not asked for")),
+        }
+    }
+
+    /// ParseComplete, BindComplete, CloseComplete.
+    fn confirmed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let mut queue = self.link.queue.borrow_mut();
+        let asked_by = match (seen.tag, queue.front()) {
+            (b'1', Some(Owed::Parse { asked_by, .. })) => *asked_by,
+            (b'2', Some(Owed::Bind { .. })) | (b'3', Some(Owed::Close { .. })) => AskedBy::Client,
+            _ => return Err(Error::UpstreamSequence("a confirmation that was not owed")),
+        };
+        queue.settle();
+        drop(queue);
+        if asked_by == AskedBy::Client {
+            self.keep(seen);
+        }
+        Ok(())
+    }
+
+    fn parameter_description(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let asked_by = match self.link.queue.borrow_mut().front() {
+            Some(Owed::Describe { asked_by, .. }) => *asked_by,
+            _ => return Err(Error::UpstreamSequence("a parameter description that was not owed")),
+        };
+        if asked_by == AskedBy::Client {
+            self.keep(seen);
+        }
+        Ok(())
+    }
+
+    fn row_description(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let body = seen.body();
+        // Checked whole before anything is made of it.
+        for field in wire::fields(body).map_err(Error::Upstream)? {
+            field.map_err(Error::Upstream)?;
+        }
+        if let Some(asked_by) = self.described(&Columns::Rows(body.into()))? {
+            if asked_by == AskedBy::Client {
+                self.keep(seen);
+            }
+            return Ok(());
+        }
+        let mut queue = self.link.queue.borrow_mut();
+        let Some(Owed::Query(batch)) = queue.front() else {
+            return Err(Error::UpstreamSequence("a row description that was not owed"));
+        };
+        let run = batch
+            .runs
+            .front_mut()
+            .ok_or(Error::UpstreamSequence("a row description of nothing"))?;
+        let judging = self.link.judging.borrow();
+        run.treatment =
+            judging.plan(body, None, run.sensitive).map_err(Error::Upstream)?.into();
+        if self.link.results == Results::Full {
+            let masked = masked_columns(&run.treatment);
+            let statement = run.statement;
+            self.link.append(&Entry::Columns { statement, fields: body, masked: &masked });
+        }
+        drop((queue, judging));
+        self.keep(seen);
+        Ok(())
+    }
+
+    /// Settles a Describe, if that is what is owed, and keeps what it told.
+    fn described(&mut self, columns: &Columns) -> Result<Option<AskedBy>, Error> {
+        let mut queue = self.link.queue.borrow_mut();
+        let Some(Owed::Describe { prepared, portal, asked_by }) = queue.front() else {
+            return Ok(None);
+        };
+        let asked_by = *asked_by;
+        // A portal's description adds only the formats, which Weir has from its Bind.
+        if asked_by == AskedBy::Weir || matches!(*prepared.columns.borrow(), Columns::Unknown) {
+            *prepared.columns.borrow_mut() = columns.clone();
+        }
+        if let (Some(portal), Columns::Rows(body)) = (portal, columns) {
+            // Whatever the statement was taken for: a masked column is masked.
+            let mut run = portal.run.borrow_mut();
+            let judging = self.link.judging.borrow();
+            run.treatment =
+                judging.plan(body, None, run.sensitive).map_err(Error::Upstream)?.into();
+        }
+        queue.settle();
+        Ok(Some(asked_by))
+    }
+
+    fn no_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        match self.described(&Columns::None)? {
+            Some(AskedBy::Client) => self.keep(seen),
+            Some(AskedBy::Weir) => {}
+            None => return Err(Error::UpstreamSequence("NoData that was not owed")),
+        }
+        Ok(())
+    }
+
+    /// Handles as many rows at `source[at..]` as are whole. Returns their bytes, or `None` if not
+    /// even one is whole.
+    fn rows(&mut self, source: &[u8], at: usize) -> Result<Option<usize>, Error> {
+        self.record_columns_of_portal()?;
+        let before = self.splice.position();
+        let passed = {
+            let mut queue = self.link.queue.borrow_mut();
+            let splice = &mut self.splice;
+            with_run(&mut queue, |run| rows::pass(run, source, at, splice))
+                .ok_or(Error::UpstreamSequence("rows that were not owed"))??
+        };
+        let Passed { used, sent, over_limit } = passed;
+        if sent {
+            self.record_rows(source, before);
+        }
+        if over_limit {
+            self.exceeded(source);
+        }
+        Ok((used > 0 || over_limit).then_some(used))
+    }
+
+    /// Rows of a portal have no description of their own in front of them.
+    fn record_columns_of_portal(&mut self) -> Result<(), Error> {
+        if self.link.results != Results::Full {
+            return Ok(());
+        }
+        let portal = match self.link.queue.borrow_mut().front() {
+            Some(Owed::Execute(portal)) if portal.run.borrow().rows == 0 => Rc::clone(portal),
+            _ => return Ok(()),
+        };
+        let columns = portal.prepared.columns.borrow().clone();
+        if let Columns::Rows(body) = columns {
+            let body = rows::with_formats(&body, &portal.formats).map_err(Error::Upstream)?;
+            let (statement, masked) = {
+                let run = portal.run.borrow();
+                (run.statement, masked_columns(&run.treatment))
+            };
+            self.link.append(&Entry::Columns { statement, fields: &body, masked: &masked });
+        }
+        Ok(())
+    }
+
+    /// Records the rows that were put into the splice since `before`.
+    fn record_rows(&mut self, source: &[u8], before: usize) {
+        let frames = self.splice.since(source, before);
+        let mut queue = self.link.queue.borrow_mut();
+        let statement = with_run(&mut queue, |run| {
+            if self.link.results == Results::Digest {
+                run.digest.get_or_insert_with(|| Box::new(RowsDigest::new())).update(frames);
+            }
+            run.statement
+        });
+        drop(queue);
+        if let (Some(statement), Results::Full) = (statement, self.link.results) {
+            self.link.append(&Entry::Rows { statement, frames });
+        }
+    }
+
+    /// Tells the client that a limit is exceeded; what the server still sends is dropped.
+    fn exceeded(&mut self, source: &[u8]) {
+        Reply {
+            sqlstate: "54000",
+            message: "the result exceeds the row or byte limit of the policy",
+            hint: Some("narrow the statement with WHERE or LIMIT"),
+        }
+        .error(self.splice.insert(source));
+        self.muted = true;
+        self.limit_hit = true;
+    }
+
+    /// CommandComplete and EmptyQueryResponse.
+    fn completed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let tag: &[u8] = match seen.tag {
+            b'C' => wire::command_tag(seen.body()).map_err(Error::Upstream)?,
+            _ => b"",
+        };
+        let front = take_front(&mut self.link.queue.borrow_mut());
+        match front {
+            Front::Portal(portal) => self.portal_completed(&portal, tag),
+            Front::Batch(Some(run)) => self.run_completed(run, tag),
+            // An empty query has no statement that could run.
+            Front::Batch(None) if seen.tag == b'I' => {}
+            _ => return Err(Error::UpstreamSequence("a completion that was not owed")),
+        }
+        self.link.copying_in.set(None);
+        self.keep(seen);
+        Ok(())
+    }
+
+    fn portal_completed(&mut self, portal: &Portal, tag: &[u8]) {
+        let effects = {
+            let mut run = portal.run.borrow_mut();
+            note_copied(&mut run, tag);
+            run.side_effects
+        };
+        self.outcome(&mut portal.run.borrow_mut(), Status::Completed { tag });
+        self.apply(effects);
+    }
+
+    fn run_completed(&mut self, mut run: Run, tag: &[u8]) {
+        note_copied(&mut run, tag);
+        self.outcome(&mut run, Status::Completed { tag });
+        self.apply(run.side_effects);
+    }
+
+    fn outcome(&mut self, run: &mut Run, status: Status<'_>) {
+        let status = if run.over_limit { Status::Cut } else { status };
+        self.link.record_outcome(run, status);
+    }
+
+    fn apply(&mut self, effects: SideEffects) {
+        let mut queue = self.link.queue.borrow_mut();
+        if effects.statements {
+            queue.forget_statements();
+        }
+        if effects.portals {
+            queue.forget_portals();
+        }
+        drop(queue);
+        self.link.judging.borrow().completed(effects);
+    }
+
+    fn suspended(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let Front::Portal(portal) = take_front(&mut self.link.queue.borrow_mut()) else {
+            return Err(Error::UpstreamSequence("a suspension that was not owed"));
+        };
+        self.outcome(&mut portal.run.borrow_mut(), Status::Suspended);
+        self.keep(seen);
+        Ok(())
+    }
+
+    fn failed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let fields = ErrorFields::decode(seen.body()).map_err(Error::Upstream)?;
+        self.link.copying_in.set(None);
+        let failed = take_failed(&mut self.link.queue.borrow_mut());
+        match failed {
+            Failed::Denied(deny) => {
+                if !self.muted {
+                    super::denial(&deny).error(self.splice.insert(seen.source));
+                }
+            }
+            Failed::Unseen => {}
+            Failed::Plain => self.keep(seen),
+            Failed::Runs(mut runs) => {
+                let sensitive = runs.first().is_some_and(|r| r.run().sensitive);
+                let mut status = Status::Failed {
+                    sqlstate: fields.sqlstate,
+                    message: if sensitive { b"" } else { fields.message },
+                };
+                for stopped in &mut runs {
+                    match stopped {
+                        Stopped::Run(run) => self.outcome(run, status),
+                        Stopped::Portal(p) => self.outcome(&mut p.run.borrow_mut(), status),
+                    }
+                    // Those behind the one that failed never ran.
+                    status = Status::Cut;
+                }
+                self.error_of(seen, &fields, sensitive);
+            }
+        }
+        Ok(())
+    }
+
+    fn error_of(&mut self, seen: &Seen<'_>, fields: &ErrorFields<'_>, sensitive: bool) {
+        if sensitive && !self.muted {
+            Reply::scrubbed(self.splice.insert(seen.source), seen.tag, fields);
+        } else {
+            self.keep(seen);
+        }
+    }
+
+    fn notice(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let fields = ErrorFields::decode(seen.body()).map_err(Error::Upstream)?;
+        let sensitive =
+            with_run(&mut self.link.queue.borrow_mut(), |run| run.sensitive).unwrap_or(false);
+        self.error_of(seen, &fields, sensitive);
+        Ok(())
+    }
+
+    fn ready(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let status = wire::ready_status(seen.body()).map_err(Error::Upstream)?;
+        let owed = {
+            let mut queue = self.link.queue.borrow_mut();
+            match queue.front() {
+                Some(Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }) => {}
+                _ => return Err(Error::UpstreamSequence("ReadyForQuery that was not owed")),
+            }
+            queue.ready(status);
+            queue.settle()
+        };
+        match owed {
+            Some(Owed::Sync(AskedBy::Weir) | Owed::FailTransaction { told: true }) => {
+                return Ok(());
+            }
+            Some(Owed::Query(batch)) => {
+                for mut run in batch.runs {
+                    self.outcome(&mut run, Status::Cut);
+                }
+            }
+            _ => {}
+        }
+        self.muted = false;
+        if std::mem::take(&mut self.limit_hit) && status == TxStatus::InBlock {
+            // The client saw an error, the server none: make it agree. The client is told its
+            // status after that, unless it has asked for more already.
+            let mut queue = self.link.queue.borrow_mut();
+            let told = !queue.is_empty();
+            queue.push(Owed::FailTransaction { told });
+            self.link.fail_transaction.set(true);
+            self.link.request.notify_one();
+            if !told {
+                return Ok(());
+            }
+        }
+        self.link.status.set(status);
+        self.keep(seen);
+        Ok(())
+    }
+
+    fn parameter_status(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let (name, value) = wire::parameter_status(seen.body()).map_err(Error::Upstream)?;
+        match (name, value) {
+            ("standard_conforming_strings", v) if v != "on" => {
+                Err(Error::Setting { setting: "standard_conforming_strings" })
+            }
+            ("client_encoding", v) if v != "UTF8" => {
+                Err(Error::Setting { setting: "client_encoding" })
+            }
+            _ => {
+                if !self.muted {
+                    self.splice.keep(seen.source, seen.range.clone());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn copy_in(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let mut queue = self.link.queue.borrow_mut();
+        let statement = with_run(&mut queue, |run| run.statement)
+            .ok_or(Error::UpstreamSequence("COPY that was not owed"))?;
+        if matches!(queue.front(), Some(Owed::Execute(_))) {
+            queue.forget_syncs_behind_copy();
+        }
+        drop(queue);
+        self.link.copying_in.set(Some(statement));
+        self.keep(seen);
+        Ok(())
+    }
+}
+
+/// COPY FROM's tag says how many rows went in.
+fn note_copied(run: &mut Run, tag: &[u8]) {
+    let count = tag.strip_prefix(b"COPY ").and_then(|n| std::str::from_utf8(n).ok());
+    if let (0, Some(rows)) = (run.rows, count.and_then(|n| n.parse().ok())) {
+        run.rows = rows;
+    }
+}
+
+fn masked_columns(treatment: &Treatment) -> Vec<u16> {
+    match treatment {
+        Treatment::Mask(plan) => plan.masked().collect(),
+        Treatment::Clear | Treatment::Blank => Vec::new(),
+    }
+}
+
+/// Does something with the run that the server is answering.
+fn with_run<R>(queue: &mut RefMut<'_, Queue>, f: impl FnOnce(&mut Run) -> R) -> Option<R> {
+    match queue.front()? {
+        Owed::Execute(portal) => Some(f(&mut portal.run.borrow_mut())),
+        Owed::Query(batch) => batch.runs.front_mut().map(f),
+        _ => None,
+    }
+}
+
+/// What a completion is for.
+enum Front {
+    Portal(Rc<Portal>),
+    Batch(Option<Run>),
+    Other,
+}
+
+fn take_front(queue: &mut RefMut<'_, Queue>) -> Front {
+    match queue.front() {
+        Some(Owed::Execute(_)) => match queue.settle() {
+            Some(Owed::Execute(portal)) => Front::Portal(portal),
+            _ => Front::Other,
+        },
+        Some(Owed::Query(batch)) => Front::Batch(batch.runs.pop_front()),
+        _ => Front::Other,
+    }
+}
+
+/// What an error is for.
+enum Failed {
+    /// For what was denied: the client gets the denial.
+    Denied(Rc<crate::policy::Deny>),
+    /// For something of Weir's own.
+    Unseen,
+    /// For something without a run.
+    Plain,
+    /// For the first of these runs; the others won't happen.
+    Runs(Vec<Stopped>),
+}
+
+enum Stopped {
+    Run(Run),
+    Portal(Rc<Portal>),
+}
+
+impl Stopped {
+    fn run(&self) -> RunRef<'_> {
+        match self {
+            Self::Run(run) => RunRef::Plain(run),
+            Self::Portal(portal) => RunRef::Shared(portal.run.borrow()),
+        }
+    }
+}
+
+enum RunRef<'a> {
+    Plain(&'a Run),
+    Shared(std::cell::Ref<'a, Run>),
+}
+
+impl std::ops::Deref for RunRef<'_> {
+    type Target = Run;
+
+    fn deref(&self) -> &Run {
+        match self {
+            Self::Plain(run) => run,
+            Self::Shared(run) => run,
+        }
+    }
+}
+
+fn take_failed(queue: &mut RefMut<'_, Queue>) -> Failed {
+    match queue.front() {
+        None | Some(Owed::Sync(_) | Owed::Own(_)) => Failed::Plain,
+        Some(Owed::FailTransaction { .. }) => Failed::Unseen,
+        Some(Owed::Query(batch)) => failed_batch(batch),
+        Some(Owed::Parse { asked_by: AskedBy::Weir, .. }) => {
+            // A look ahead of a simple query failed as the query would: the error, and the
+            // ReadyForQuery behind it, are the query's answer.
+            queue.fail(|_| {});
+            if let Some(Owed::Sync(asked_by)) = queue.front() {
+                *asked_by = AskedBy::Client;
+            }
+            Failed::Plain
+        }
+        Some(_) => failed_extended(queue),
+    }
+}
+
+fn failed_batch(batch: &mut Batch) -> Failed {
+    match batch.denied.take() {
+        Some(deny) => Failed::Denied(deny),
+        None if batch.runs.is_empty() => Failed::Plain,
+        None => Failed::Runs(batch.runs.drain(..).map(Stopped::Run).collect()),
+    }
+}
+
+fn failed_extended(queue: &mut RefMut<'_, Queue>) -> Failed {
+    let mut stopped = Vec::new();
+    match queue.fail(|owed| {
+        if let Owed::Execute(portal) = owed {
+            stopped.push(Stopped::Portal(portal));
+        }
+    }) {
+        Some(Owed::Denied(deny)) => Failed::Denied(deny),
+        Some(Owed::Execute(portal)) => {
+            stopped.insert(0, Stopped::Portal(portal));
+            Failed::Runs(stopped)
+        }
+        _ => Failed::Plain,
+    }
+}

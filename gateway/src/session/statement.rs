@@ -1,0 +1,183 @@
+//! Statements in a session: judged texts, prepared statements, portals and their runs.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::mask::{Planned, RowPlan};
+use crate::policy::{Deny, Limits};
+use crate::record::RowsDigest;
+use crate::sql::Analysis;
+
+/// Under which policy and catalog something was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Generation {
+    pub(super) policy: u64,
+    pub(super) catalog: u64,
+    /// Whether the session has changed its search path.
+    pub(super) path_changed: bool,
+}
+
+/// A text, judged.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) text: Rc<str>,
+    /// The text's number in the journal.
+    pub(super) text_id: u32,
+    pub(super) analysis: Rc<Analysis>,
+    /// One for each statement of the analysis.
+    pub(super) verdicts: Vec<Verdict>,
+    pub(super) generation: Generation,
+    /// The first statement that is denied, and with it the whole text.
+    pub(super) denied: Option<Rc<Deny>>,
+    /// Whether any statement reads masked columns, so that its result must be known beforehand.
+    pub(super) sensitive: bool,
+    /// Whether a look at its result's columns, before it ran, found nothing to refuse.
+    pub(super) probed: Cell<bool>,
+    /// What the statements do to names, settings and the catalog.
+    pub(super) side_effects: SideEffects,
+}
+
+/// One statement's verdict within its text.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) decision: crate::policy::Decision,
+    pub(super) sensitive: bool,
+    /// Bit set of effects, for the record.
+    pub(super) effects: u32,
+}
+
+/// What running a text does beyond its result, as far as the session has to follow it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct SideEffects {
+    /// SQL-level PREPARE, DEALLOCATE, DISCARD: names no longer mean what the protocol said.
+    pub(super) statements: bool,
+    /// SQL-level DECLARE, CLOSE: the same for portals.
+    pub(super) portals: bool,
+    /// The search path changes, or may.
+    pub(super) search_path: bool,
+    /// The catalog changes, or may.
+    pub(super) catalog: bool,
+}
+
+impl SideEffects {
+    /// Both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            statements: self.statements || other.statements,
+            portals: self.portals || other.portals,
+            search_path: self.search_path || other.search_path,
+            catalog: self.catalog || other.catalog,
+        }
+    }
+}
+
+/// The columns of a prepared statement's result, as the server described them.
+#[derive(Debug, Clone)]
+pub(super) enum Columns {
+    /// Not asked, or not answered yet.
+    Unknown,
+    /// It returns no rows.
+    None,
+    /// The body of its RowDescription.
+    Rows(Rc<[u8]>),
+}
+
+/// A prepared statement.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) judged: RefCell<Rc<Judged>>,
+    pub(super) columns: RefCell<Columns>,
+}
+
+impl Prepared {
+    pub(super) fn new(judged: Rc<Judged>) -> Rc<Self> {
+        Rc::new(Self { judged: RefCell::new(judged), columns: RefCell::new(Columns::Unknown) })
+    }
+}
+
+/// A portal: one run of a prepared statement, in one or more parts.
+#[derive(Debug)]
+pub(super) struct Portal {
+    pub(super) prepared: Rc<Prepared>,
+    /// Result formats as the Bind gave them: none, one, or one a column.
+    pub(super) formats: Box<[i16]>,
+    pub(super) run: RefCell<Run>,
+    pub(super) generation: Cell<Generation>,
+}
+
+/// How a run's rows are treated.
+#[derive(Debug, Clone)]
+pub(super) enum Treatment {
+    /// As they are.
+    Clear,
+    /// By the plan.
+    Mask(Rc<RowPlan>),
+    /// Every column as NULL: the server's description isn't what was judged.
+    Blank,
+}
+
+impl From<Planned> for Treatment {
+    fn from(planned: Planned) -> Self {
+        match planned {
+            Planned::Clear => Self::Clear,
+            Planned::Mask(plan) => Self::Mask(Rc::new(plan)),
+            Planned::Refuse(_) => Self::Blank,
+        }
+    }
+}
+
+/// A statement under way: what its rows are measured against, and what was counted.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Its number in the session's journal.
+    pub(super) statement: u64,
+    pub(super) limits: Limits,
+    pub(super) sensitive: bool,
+    pub(super) treatment: Treatment,
+    pub(super) side_effects: SideEffects,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) masked_cells: u64,
+    pub(super) digest: Option<Box<RowsDigest>>,
+    pub(super) started: Instant,
+    /// The client has been told that a limit was exceeded; what still comes is dropped.
+    pub(super) over_limit: bool,
+    /// Bytes dropped since then.
+    pub(super) dropped: u64,
+}
+
+impl Run {
+    /// A run of one statement of a text. Until the server has described its result the rows are
+    /// blanked, should they come.
+    pub(super) fn new(statement: u64, judged: &Judged, verdict: Option<&Verdict>) -> Self {
+        let limits = match verdict.map(|v| &v.decision) {
+            Some(crate::policy::Decision::Allow(allow)) => allow.limits,
+            _ => Limits::default(),
+        };
+        Self {
+            statement,
+            limits,
+            sensitive: verdict.is_some_and(|v| v.sensitive),
+            treatment: Treatment::Blank,
+            side_effects: judged.side_effects,
+            rows: 0,
+            bytes: 0,
+            masked_cells: 0,
+            digest: None,
+            started: Instant::now(),
+            over_limit: false,
+            dropped: 0,
+        }
+    }
+
+    /// Rows that may still be sent.
+    pub(super) fn rows_left(&self) -> u64 {
+        self.limits.max_rows.map_or(u64::MAX, |max| max.saturating_sub(self.rows))
+    }
+
+    /// Whether `more` bytes may still be sent.
+    pub(super) fn fits(&self, more: u64) -> bool {
+        self.limits.max_bytes.is_none_or(|max| self.bytes.saturating_add(more) <= max)
+    }
+}

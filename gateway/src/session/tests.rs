@@ -1,0 +1,680 @@
+//! Scripted sessions over duplex streams: this file plays the client and the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::LocalSet;
+
+use super::judging::{Judging, Who};
+use super::link::{End, Error, Results};
+use super::relay::{self, Left, Parts};
+use super::responses::Cancel;
+use super::tally::Tally;
+use crate::catalog::{Catalog, ColumnRow, RelationRow, SnapshotRows};
+use crate::policy::{self, Source};
+use crate::policy_store::Active;
+use crate::record::{self, Durability, Reader, Recorder, SessionId, SessionOpen};
+use crate::wire::{ErrorFields, put_frame};
+
+const POLICY: &str = r#"
+version = 1
+
+[[rule]]
+name = "read"
+effects = ["read"]
+objects = ["public.*"]
+decision = "allow"
+  [[rule.mask]]
+  columns = ["ssn"]
+  with = "redact"
+
+[[rule]]
+name = "few"
+effects = ["read"]
+objects = ["public.limited"]
+decision = "allow"
+limits = { max_rows = 2 }
+
+[[rule]]
+name = "write"
+effects = ["insert", "bulk_load"]
+objects = ["public.orders"]
+decision = "allow"
+
+[[rule]]
+name = "no-ddl"
+effects = ["ddl"]
+decision = "deny"
+message = "schema changes go through migrations"
+"#;
+
+const CUSTOMERS: u32 = 20001;
+
+fn catalog() -> Catalog {
+    let relation = |oid, name: &str| RelationRow {
+        oid,
+        schema: "public".into(),
+        name: name.into(),
+        kind: 'r',
+    };
+    let column = |relation, attnum, name: &str, type_oid| ColumnRow {
+        relation,
+        attnum,
+        name: name.into(),
+        type_oid,
+        typmod: -1,
+    };
+    Catalog::build(SnapshotRows {
+        relations: vec![
+            relation(CUSTOMERS, "customers"),
+            relation(20002, "orders"),
+            relation(20003, "limited"),
+        ],
+        columns: vec![
+            column(CUSTOMERS, 1, "id", 23),
+            column(CUSTOMERS, 2, "ssn", 25),
+            column(20002, 1, "id", 23),
+            column(20003, 1, "id", 23),
+        ],
+        search_path: vec!["public".into()],
+        ..SnapshotRows::default()
+    })
+}
+
+struct NoCancel;
+
+impl Cancel for NoCancel {
+    async fn cancel(&self) {}
+}
+
+/// A session under way, seen from both ends.
+struct Stage {
+    client: DuplexStream,
+    server: DuplexStream,
+    policy: watch::Sender<Arc<Active>>,
+    drain: watch::Sender<bool>,
+    journal: std::path::PathBuf,
+    relay: tokio::task::JoinHandle<Left<DuplexStream, DuplexStream>>,
+    _dir: tempfile::TempDir,
+}
+
+fn active(text: &str, generation: u64) -> Arc<Active> {
+    let sources = [Source { name: "test.toml".into(), text: text.into() }];
+    let policy = policy::parse(&sources).expect("a valid policy");
+    Arc::new(Active { policy: Arc::new(policy), generation })
+}
+
+fn opening() -> SessionOpen {
+    SessionOpen {
+        id: SessionId::now(),
+        at: 0,
+        agent: "coder".into(),
+        groups: vec![],
+        datastore: "appdb".into(),
+        destination: String::new(),
+        cgroup: String::new(),
+        container: None,
+        pid: 1,
+        uid: 1,
+        comm: String::new(),
+        exe: None,
+        claimed_user: String::new(),
+        database: String::new(),
+        parameters: vec![],
+        client_tls: None,
+        upstream: None,
+        policy: String::new(),
+        weir: String::new(),
+    }
+}
+
+impl Stage {
+    /// Starts a relay; `buffer` is how much either side takes before it has to be read.
+    fn start(buffer: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let recorder = Recorder::open(&record::Settings {
+            dir: dir.path().join("journal"),
+            durability: Durability::Os,
+            index: dir.path().join("index.db"),
+        })
+        .expect("a recorder");
+        let open = opening();
+        let journal = recorder.session(&open).expect("a journal");
+        let (client, near_client) = tokio::io::duplex(buffer);
+        let (server, near_server) = tokio::io::duplex(buffer);
+        let (policy, active) = watch::channel(active(POLICY, 1));
+        let (_, catalog) = watch::channel(Arc::new(catalog()));
+        let (drain, draining) = watch::channel(false);
+        let who = Who { agent: "coder".into(), groups: [].into(), datastore: "appdb".into() };
+        let parts = Parts {
+            client: near_client,
+            upstream: near_server,
+            leftover: Vec::new(),
+            journal,
+            judging: Judging::new(who, active, (catalog, Arc::new(Notify::new())), true),
+            results: Results::Full,
+            tally: Arc::new(Tally::default()),
+        };
+        let relay = tokio::task::spawn_local(async move {
+            relay::run(parts, &NoCancel, draining).await
+        });
+        let journal = open.id.path_in(&dir.path().join("journal"));
+        Self { client, server, policy, drain, journal, relay, _dir: dir }
+    }
+
+    async fn client_says(&mut self, bytes: &[u8]) {
+        self.client.write_all(bytes).await.expect("the relay reads");
+    }
+
+    async fn server_says(&mut self, bytes: &[u8]) {
+        self.server.write_all(bytes).await.expect("the relay reads");
+    }
+
+    async fn server_gets(&mut self, bytes: &[u8]) {
+        let got = read(&mut self.server, bytes.len()).await;
+        assert_eq!(show(&got), show(bytes));
+    }
+
+    async fn client_gets(&mut self, bytes: &[u8]) {
+        let got = read(&mut self.client, bytes.len()).await;
+        assert_eq!(show(&got), show(bytes));
+    }
+
+    /// The next frame at the client's end.
+    async fn client_frame(&mut self) -> (u8, Vec<u8>) {
+        frame(&mut self.client).await
+    }
+
+    async fn server_frame(&mut self) -> (u8, Vec<u8>) {
+        frame(&mut self.server).await
+    }
+
+    /// The client gets an error of this SQLSTATE whose message has these words.
+    async fn client_is_refused(&mut self, sqlstate: &str, words: &str) {
+        let (tag, body) = self.client_frame().await;
+        assert_eq!(tag, b'E');
+        let fields = ErrorFields::decode(&body).expect("an error");
+        let message = String::from_utf8_lossy(fields.message).into_owned();
+        assert_eq!(String::from_utf8_lossy(fields.sqlstate), sqlstate, "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+
+    async fn nothing_reaches_the_server(&mut self) {
+        let more = tokio::time::timeout(Duration::from_millis(50), self.server.read_u8()).await;
+        assert!(more.is_err(), "the server got {more:?}");
+    }
+
+    async fn end(self) -> Result<End, Error> {
+        drop(self.client);
+        let left = tokio::time::timeout(Duration::from_secs(5), self.relay).await;
+        left.expect("ends in time").expect("no panic").end
+    }
+
+    /// The kinds of what the journal holds now.
+    fn recorded(&self) -> String {
+        let mut all = String::new();
+        let mut reader = Reader::open(&self.journal).expect("a journal");
+        while let Some(record) = reader.next().expect("an unbroken chain") {
+            all.push_str(&format!("{record:?}\n"));
+        }
+        all
+    }
+}
+
+async fn read(from: &mut DuplexStream, n: usize) -> Vec<u8> {
+    let mut got = vec![0; n];
+    let read = tokio::time::timeout(Duration::from_secs(5), from.read_exact(&mut got)).await;
+    read.expect("bytes in time").expect("bytes");
+    got
+}
+
+async fn frame(from: &mut DuplexStream) -> (u8, Vec<u8>) {
+    let head = read(from, 5).await;
+    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+    (head[0], read(from, length - 4).await)
+}
+
+fn show(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+fn f(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_frame(&mut out, tag, |b| b.extend_from_slice(body));
+    out
+}
+
+fn query(text: &str) -> Vec<u8> {
+    f(b'Q', format!("{text}\0").as_bytes())
+}
+
+fn parse(name: &str, text: &str) -> Vec<u8> {
+    f(b'P', format!("{name}\0{text}\0\0\0").as_bytes())
+}
+
+fn bind(portal: &str, statement: &str) -> Vec<u8> {
+    f(b'B', format!("{portal}\0{statement}\0\0\0\0\0\0\0").as_bytes())
+}
+
+fn execute(portal: &str) -> Vec<u8> {
+    f(b'E', format!("{portal}\0\0\0\0\0").as_bytes())
+}
+
+fn sync() -> Vec<u8> {
+    f(b'S', b"")
+}
+
+fn ready(status: u8) -> Vec<u8> {
+    f(b'Z', &[status])
+}
+
+fn complete(tag: &str) -> Vec<u8> {
+    f(b'C', format!("{tag}\0").as_bytes())
+}
+
+fn error(sqlstate: &str, message: &str) -> Vec<u8> {
+    f(b'E', format!("SERROR\0C{sqlstate}\0M{message}\0\0").as_bytes())
+}
+
+/// A description of text columns: name, table, column.
+fn description(columns: &[(&str, u32, i16)]) -> Vec<u8> {
+    let mut body = (columns.len() as i16).to_be_bytes().to_vec();
+    for (name, table, attnum) in columns {
+        body.extend_from_slice(name.as_bytes());
+        body.push(0);
+        body.extend(table.to_be_bytes());
+        body.extend(attnum.to_be_bytes());
+        body.extend(25u32.to_be_bytes());
+        body.extend((-1i16).to_be_bytes());
+        body.extend((-1i32).to_be_bytes());
+        body.extend(0i16.to_be_bytes());
+    }
+    f(b'T', &body)
+}
+
+fn row(cells: &[&str]) -> Vec<u8> {
+    let mut body = (cells.len() as i16).to_be_bytes().to_vec();
+    for cell in cells {
+        body.extend((cell.len() as i32).to_be_bytes());
+        body.extend_from_slice(cell.as_bytes());
+    }
+    f(b'D', &body)
+}
+
+async fn on_stage<F: Future<Output = ()>>(scene: impl FnOnce(Stage) -> F) {
+    LocalSet::new()
+        .run_until(async { scene(Stage::start(1 << 16)).await })
+        .await;
+}
+
+#[tokio::test]
+async fn an_allowed_query_is_forwarded_as_it_came_once_its_decision_is_recorded() {
+    on_stage(|mut s| async move {
+        let text = "SELECT  id /* as it came */ FROM orders;";
+        s.client_says(&query(text)).await;
+        s.server_gets(&query(text)).await;
+        let recorded = s.recorded();
+        assert!(recorded.contains("Decision") && recorded.contains("Allow"), "{recorded}");
+        let answer = [
+            description(&[("id", 20002, 1)]),
+            row(&["1"]),
+            row(&["2"]),
+            complete("SELECT 2"),
+            ready(b'I'),
+        ]
+        .concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        assert!(s.recorded().contains("Outcome"));
+        s.client_says(&f(b'X', b"")).await;
+        s.server_gets(&f(b'X', b"")).await;
+        assert!(matches!(s.end().await, Ok(End::ClientQuit)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_denied_query_is_answered_without_the_server_and_the_session_goes_on() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("DROP TABLE orders")).await;
+        s.client_is_refused("42501", "schema changes go through migrations").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+        assert!(s.recorded().contains("Deny"));
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_denied_statement_denies_its_batch_before_any_of_it_runs() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("INSERT INTO orders VALUES (1); DROP TABLE orders")).await;
+        s.client_is_refused("42501", "migrations").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_denied_query_in_a_transaction_fails_the_servers_transaction_too() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("BEGIN")).await;
+        s.server_gets(&query("BEGIN")).await;
+        s.server_says(&[complete("BEGIN"), ready(b'T')].concat()).await;
+        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat()).await;
+        s.client_says(&query("DROP TABLE orders")).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!(tag, b'Q');
+        assert!(!show(&body).contains("DROP"), "{}", show(&body));
+        assert!(show(&body).contains("no-ddl"), "the server's log names the rule");
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat()).await;
+        s.client_is_refused("42501", "migrations").await;
+        s.client_gets(&ready(b'E')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_denied_parse_fails_at_its_place_in_a_pipeline() {
+    on_stage(|mut s| async move {
+        let pipeline = [
+            parse("", "SELECT id FROM orders"),
+            bind("", ""),
+            execute(""),
+            parse("", "DROP TABLE orders"),
+            bind("", ""),
+            execute(""),
+            sync(),
+        ];
+        s.client_says(&pipeline.concat()).await;
+        s.server_gets(&pipeline[..3].concat()).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!(tag, b'P');
+        assert!(!show(&body).contains("DROP"));
+        // What follows would be discarded.
+        s.server_gets(&sync()).await;
+        let rows = [f(b'1', b""), f(b'2', b""), complete("SELECT 0")].concat();
+        s.server_says(&[rows.clone(), error("42601", "syntax error"), ready(b'I')].concat()).await;
+        s.client_gets(&rows).await;
+        s.client_is_refused("42501", "migrations").await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_name_that_hangs_on_an_open_answer_is_not_used_before_it_comes() {
+    on_stage(|mut s| async move {
+        let first = [parse("s", "SELECT id FROM orders"), sync()].concat();
+        s.client_says(&[first.clone(), bind("", "s"), execute(""), sync()].concat()).await;
+        s.server_gets(&first).await;
+        s.nothing_reaches_the_server().await;
+        s.server_says(&[error("42P05", "exists"), ready(b'I')].concat()).await;
+        s.client_is_refused("42P05", "exists").await;
+        s.client_gets(&ready(b'I')).await;
+        // The name means nothing that Weir has judged.
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat()).await;
+        s.client_is_refused("26000", "prepared statement").await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_masked_column_is_masked_after_a_look_at_the_result() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT id, ssn FROM customers")).await;
+        // The look ahead.
+        assert_eq!(s.server_frame().await.0, b'P');
+        assert_eq!(s.server_frame().await.0, b'D');
+        assert_eq!(s.server_frame().await.0, b'S');
+        let described = description(&[("id", CUSTOMERS, 1), ("ssn", CUSTOMERS, 2)]);
+        let parameters = f(b't', &[0, 0]);
+        s.server_says(&[f(b'1', b""), parameters, described.clone(), ready(b'I')].concat()).await;
+        s.server_gets(&query("SELECT id, ssn FROM customers")).await;
+        let rows = [row(&["1", "123-45-6789"]), row(&["2", "987-65-4321"])].concat();
+        s.server_says(&[described.clone(), rows, complete("SELECT 2"), ready(b'I')].concat()).await;
+        s.client_gets(&described).await;
+        for id in ["1", "2"] {
+            s.client_gets(&row(&[id, "[redacted]"])).await;
+        }
+        s.client_gets(&[complete("SELECT 2"), ready(b'I')].concat()).await;
+        let recorded = s.recorded();
+        assert!(!recorded.contains("6789"), "the journal holds what the client got");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_output_that_is_computed_beside_masked_columns_is_denied_before_it_runs() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT id + 1 FROM customers")).await;
+        for tag in [b'P', b'D', b'S'] {
+            assert_eq!(s.server_frame().await.0, tag);
+        }
+        let described = description(&[("?column?", 0, 0)]);
+        s.server_says(&[f(b'1', b""), f(b't', &[0, 0]), described, ready(b'I')].concat()).await;
+        s.client_is_refused("42501", "?column?").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_error_of_a_sensitive_statement_is_scrubbed() {
+    on_stage(|mut s| async move {
+        let text = "SELECT ssn FROM customers";
+        s.client_says(&[parse("", text), bind("", ""), execute(""), sync()].concat()).await;
+        for tag in [b'P', b'D', b'H'] {
+            assert_eq!(s.server_frame().await.0, tag);
+        }
+        let described = description(&[("ssn", CUSTOMERS, 2)]);
+        s.server_says(&[f(b'1', b""), f(b't', &[0, 0]), described].concat()).await;
+        s.server_gets(&[bind("", ""), execute(""), sync()].concat()).await;
+        let failure = error("22P02", "invalid input: \"123-45-6789\"");
+        s.server_says(&[f(b'2', b""), failure, ready(b'I')].concat()).await;
+        s.client_gets(&[f(b'1', b""), f(b'2', b"")].concat()).await;
+        s.client_is_refused("22P02", "withheld").await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rows_beyond_the_limit_are_withheld_and_the_transaction_fails() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("BEGIN")).await;
+        s.server_gets(&query("BEGIN")).await;
+        s.server_says(&[complete("BEGIN"), ready(b'T')].concat()).await;
+        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat()).await;
+        s.client_says(&query("SELECT id FROM limited")).await;
+        s.server_gets(&query("SELECT id FROM limited")).await;
+        let described = description(&[("id", 20003, 1)]);
+        let rows = [row(&["1"]), row(&["2"]), row(&["3"]), row(&["4"])].concat();
+        s.server_says(&[described.clone(), rows, complete("SELECT 4"), ready(b'T')].concat()).await;
+        s.client_gets(&[described, row(&["1"]), row(&["2"])].concat()).await;
+        s.client_is_refused("54000", "limit").await;
+        assert_eq!(s.server_frame().await.0, b'Q', "a text that fails the transaction");
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat()).await;
+        s.client_gets(&ready(b'E')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
+    on_stage(|mut s| async move {
+        s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat()).await;
+        s.server_gets(&[parse("s", "SELECT id FROM orders"), sync()].concat()).await;
+        s.server_says(&[f(b'1', b""), ready(b'I')].concat()).await;
+        s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+        let strict = "version = 1\n[[rule]]\nname = \"none\"\neffects = [\"read\"]\n\
+                      objects = [\"*.*\"]\ndecision = \"deny\"\nmessage = \"closed\"\n";
+        s.policy.send_replace(active(strict, 2));
+        s.client_says(&[bind("", "s"), execute(""), sync()].concat()).await;
+        assert_eq!(s.server_frame().await.0, b'P');
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat()).await;
+        s.client_is_refused("42501", "closed").await;
+        s.client_gets(&ready(b'I')).await;
+        assert!(s.recorded().contains("Policy"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn copy_in_passes_and_a_sync_within_it_is_not_waited_for() {
+    on_stage(|mut s| async move {
+        let text = "COPY orders FROM STDIN";
+        let start = [parse("", text), bind("", ""), execute(""), sync()].concat();
+        s.client_says(&start).await;
+        s.server_gets(&start).await;
+        let answer = [f(b'1', b""), f(b'2', b""), f(b'G', &[0, 0, 1, 0, 0])].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        let data = [f(b'd', b"1\n"), f(b'c', b""), sync()].concat();
+        s.client_says(&data).await;
+        s.server_gets(&data).await;
+        s.server_says(&[complete("COPY 1"), ready(b'I')].concat()).await;
+        s.client_gets(&[complete("COPY 1"), ready(b'I')].concat()).await;
+        assert!(s.recorded().contains("CopyIn"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_function_call_is_denied() {
+    on_stage(|mut s| async move {
+        s.client_says(&f(b'F', &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0])).await;
+        s.client_is_refused("42501", "FunctionCall").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn malformed_and_oversize_frames_end_the_session() {
+    for bytes in [
+        b"Q\0\0\0\x03".to_vec(),
+        b"Z\0\0\0\x05I".to_vec(),
+        b"S\x7f\xff\xff\xff".to_vec(),
+        f(b'Q', b"SELECT 1\0DROP TABLE orders\0"),
+        f(b'P', b"s\0SELECT 1\0\0\x09"),
+        f(b'p', b"password\0"),
+    ] {
+        on_stage(|mut s| async move {
+            s.client_says(&bytes).await;
+            s.nothing_reaches_the_server().await;
+            let end = s.end().await;
+            assert!(matches!(end, Err(Error::Client(_) | Error::ClientSequence(_))), "{end:?}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_says_what_was_not_asked_for_ends_the_session() {
+    for bytes in [
+        ready(b'I'),
+        complete("SELECT 1"),
+        row(&["1"]),
+        description(&[("x", 1, 1)]),
+        f(b'R', &[0, 0, 0, 0]),
+        f(b'W', &[0, 0, 0]),
+        f(b'1', b""),
+        f(b'S', b"standard_conforming_strings\0off\0"),
+        f(b'S', b"client_encoding\0LATIN1\0"),
+    ] {
+        on_stage(|mut s| async move {
+            s.server_says(&bytes).await;
+            let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+            let end = left.expect("ends in time").expect("no panic").end;
+            assert!(
+                matches!(end, Err(Error::UpstreamSequence(_) | Error::Setting { .. })),
+                "{}: {end:?}",
+                show(&bytes)
+            );
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_drained_session_ends_once_it_is_at_rest() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+        s.drain.send_replace(true);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!s.relay.is_finished(), "a statement is under way");
+        let answer = [complete("SELECT 1"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+        assert!(matches!(left.expect("ends").expect("no panic").end, Ok(End::Drained)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn splitting_what_either_side_says_changes_nothing() {
+    let client = [
+        parse("s", "SELECT id FROM orders"),
+        bind("", "s"),
+        execute(""),
+        sync(),
+    ]
+    .concat();
+    let server = [
+        f(b'1', b""),
+        f(b'2', b""),
+        row(&["1"]),
+        row(&["2"]),
+        complete("SELECT 2"),
+        ready(b'I'),
+    ]
+    .concat();
+    for step in [1, 2, 3, 5, 7, 11, 64] {
+        let (client, server) = (client.clone(), server.clone());
+        LocalSet::new()
+            .run_until(async move {
+                let mut s = Stage::start(1 << 16);
+                for part in client.chunks(step) {
+                    s.client_says(part).await;
+                    tokio::task::yield_now().await;
+                }
+                s.server_gets(&client).await;
+                for part in server.chunks(step) {
+                    s.server_says(part).await;
+                    tokio::task::yield_now().await;
+                }
+                s.client_gets(&server).await;
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_client_holds_the_server_back() {
+    LocalSet::new()
+        .run_until(async {
+            let mut s = Stage::start(4096);
+            s.client_says(&query("SELECT id FROM orders")).await;
+            s.server_gets(&query("SELECT id FROM orders")).await;
+            s.server_says(&description(&[("id", 20002, 1)])).await;
+            let many = row(&["x".repeat(1000).as_str()]).repeat(1000);
+            let sent = tokio::time::timeout(Duration::from_millis(200), s.server.write_all(&many));
+            assert!(sent.await.is_err(), "a megabyte was taken from the server for nobody");
+        })
+        .await;
+}

@@ -1,0 +1,96 @@
+//! Analyses of texts seen before. Clients send few distinct texts many times; an analysis depends
+//! on nothing but its text, so that one cache serves all sessions of a thread and never needs to
+//! be told that something changed.
+
+use std::{collections::HashMap, rc::Rc};
+
+use super::{Analysis, analyse};
+
+/// A bounded map from text to analysis. Two generations: when the young one is full it becomes
+/// the old one, and what was old and not asked for since is dropped. So what is in use stays, and
+/// nothing is ever sorted.
+#[derive(Debug, Default)]
+pub struct Cache {
+    young: HashMap<Box<str>, Rc<Analysis>>,
+    old: HashMap<Box<str>, Rc<Analysis>>,
+    young_bytes: usize,
+}
+
+impl Cache {
+    /// Entries of one generation.
+    const ENTRIES: usize = 512;
+    /// Bytes of text of one generation. An analysis is a small multiple of its text.
+    const BYTES: usize = 256 << 10;
+    /// Longer texts are seldom sent twice, and are not kept.
+    const LONGEST: usize = 16 << 10;
+
+    /// The analysis of a text.
+    pub fn analyse(&mut self, text: &str) -> Rc<Analysis> {
+        if let Some(found) = self.young.get(text) {
+            return Rc::clone(found);
+        }
+        let found = match self.old.remove_entry(text) {
+            Some((text, found)) => {
+                self.keep(text, Rc::clone(&found));
+                return found;
+            }
+            None => Rc::new(analyse(text)),
+        };
+        if text.len() <= Self::LONGEST {
+            self.keep(text.into(), Rc::clone(&found));
+        }
+        found
+    }
+
+    fn keep(&mut self, text: Box<str>, analysis: Rc<Analysis>) {
+        if self.young.len() >= Self::ENTRIES || self.young_bytes + text.len() > Self::BYTES {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        self.young_bytes += text.len();
+        self.young.insert(text, analysis);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_text_is_analysed_once() {
+        let mut cache = Cache::default();
+        let first = cache.analyse("SELECT 1");
+        assert!(Rc::ptr_eq(&first, &cache.analyse("SELECT 1")));
+        assert!(!Rc::ptr_eq(&first, &cache.analyse("SELECT 2")));
+    }
+
+    #[test]
+    fn it_stays_bounded_and_keeps_what_is_in_use() {
+        let mut cache = Cache::default();
+        let used = cache.analyse("SELECT 'used'");
+        for i in 0..3 * Cache::ENTRIES {
+            cache.analyse(&format!("SELECT {i}"));
+            assert!(Rc::ptr_eq(&used, &cache.analyse("SELECT 'used'")));
+        }
+        assert!(cache.young.len() + cache.old.len() <= 2 * Cache::ENTRIES);
+        let padding = "x".repeat(Cache::LONGEST / 2);
+        for i in 0..100 {
+            cache.analyse(&format!("SELECT '{padding}{i}'"));
+        }
+        let bytes: usize = cache
+            .young
+            .keys()
+            .chain(cache.old.keys())
+            .map(|k| k.len())
+            .sum();
+        assert!(bytes <= 2 * Cache::BYTES);
+    }
+
+    #[test]
+    fn long_texts_are_not_kept() {
+        let mut cache = Cache::default();
+        let text = format!("SELECT '{}'", "x".repeat(Cache::LONGEST));
+        cache.analyse(&text);
+        assert!(cache.young.is_empty());
+    }
+}

@@ -1,0 +1,211 @@
+//! INSERT, UPDATE, DELETE, MERGE.
+
+use pg_raw_parse::{
+    Node,
+    nodes::{
+        DeleteStmt, InferClause, InsertStmt, MergeStmt, MergeWhenClause, OnConflictClause,
+        RangeVar, ResTarget, ReturningClause, UpdateStmt,
+    },
+    raw::{CmdType, OnConflictAction},
+};
+
+use super::{
+    Effect, Failure, Name, ObjectKind, Touch,
+    columns::NodeId,
+    query::Flow,
+    walk::{Outputs, Walk, Walked},
+};
+
+impl Walk {
+    pub(super) fn insert(&mut self, s: &InsertStmt, flow: Flow) -> Result<Outputs, Failure> {
+        let outer = self.scope.mark();
+        self.with(s.with_clause())?;
+        self.on_relation(Effect::Insert, s.relation());
+        for target in s.cols() {
+            match target {
+                Node::ResTarget(t) => self.subscripts(t.indirection())?,
+                other => self.unlisted(other),
+            }
+        }
+        match s.select_stmt() {
+            // DEFAULT VALUES
+            Node::None => {}
+            source => {
+                let is_values =
+                    matches!(source, Node::SelectStmt(s) if !s.values_lists().is_empty());
+                self.shape.derives |= !is_values;
+                self.query(source, Flow::Used)?;
+            }
+        }
+        let conflict = s.on_conflict_clause();
+        let mut items = Vec::new();
+        // Without these the target's own columns can't be named.
+        if conflict.is_some() || s.returning_clause().is_some() {
+            items.push(self.bind_target(s.relation()));
+        }
+        if let Some(conflict) = conflict {
+            self.on_conflict(conflict, s.relation())?;
+        }
+        let outputs = self.returning(s.returning_clause(), s.relation(), &items, flow)?;
+        self.scope.leave(outer);
+        Ok(outputs)
+    }
+
+    fn on_conflict(&mut self, c: &OnConflictClause, target: Option<&RangeVar>) -> Walked {
+        if c.action == OnConflictAction::ONCONFLICT_UPDATE {
+            let has_where = !matches!(c.where_clause(), Node::None);
+            self.on_rows(Effect::Update, target, has_where);
+        }
+        self.columns.bind("excluded", target.map(Name::of));
+        if let Some(infer) = c.infer() {
+            self.infer(infer)?;
+        }
+        self.assignments(c.target_list().iter())?;
+        self.expr(c.where_clause())
+    }
+
+    fn infer(&mut self, infer: &InferClause) -> Walked {
+        for element in infer.index_elems() {
+            match element {
+                Node::IndexElem(e) => self.index_element(e)?,
+                other => self.unlisted(other),
+            }
+        }
+        self.expr(infer.where_clause())
+    }
+
+    pub(super) fn update(&mut self, s: &UpdateStmt, flow: Flow) -> Result<Outputs, Failure> {
+        let outer = self.scope.mark();
+        self.with(s.with_clause())?;
+        let mut items = vec![self.bind_target(s.relation())];
+        for item in s.from_clause() {
+            self.item_of_from(item, &mut items)?;
+        }
+        self.assignments(s.target_list().iter())?;
+        let has_where = self.condition(s.where_clause())?;
+        self.on_rows(Effect::Update, s.relation(), has_where);
+        let outputs = self.returning(s.returning_clause(), s.relation(), &items, flow)?;
+        self.scope.leave(outer);
+        Ok(outputs)
+    }
+
+    pub(super) fn delete(&mut self, s: &DeleteStmt, flow: Flow) -> Result<Outputs, Failure> {
+        let outer = self.scope.mark();
+        self.with(s.with_clause())?;
+        let mut items = vec![self.bind_target(s.relation())];
+        for item in s.using_clause() {
+            self.item_of_from(item, &mut items)?;
+        }
+        let has_where = self.condition(s.where_clause())?;
+        self.on_rows(Effect::Delete, s.relation(), has_where);
+        let outputs = self.returning(s.returning_clause(), s.relation(), &items, flow)?;
+        self.scope.leave(outer);
+        Ok(outputs)
+    }
+
+    pub(super) fn merge(&mut self, s: &MergeStmt, flow: Flow) -> Result<Outputs, Failure> {
+        let outer = self.scope.mark();
+        self.with(s.with_clause())?;
+        let mut items = vec![self.bind_target(s.relation())];
+        self.item_of_from(s.source_relation(), &mut items)?;
+        let has_where = self.condition(s.join_condition())?;
+        let mut writes = false;
+        for clause in s.merge_when_clauses() {
+            writes |= clause.command_type != CmdType::CMD_NOTHING;
+            self.merge_action(clause, s.relation(), has_where)?;
+        }
+        if !writes {
+            self.on_relation(Effect::Read, s.relation());
+        }
+        let outputs = self.returning(s.returning_clause(), s.relation(), &items, flow)?;
+        self.scope.leave(outer);
+        Ok(outputs)
+    }
+
+    fn merge_action(
+        &mut self,
+        clause: &MergeWhenClause,
+        target: Option<&RangeVar>,
+        has_where: bool,
+    ) -> Walked {
+        match clause.command_type {
+            CmdType::CMD_INSERT => self.on_relation(Effect::Insert, target),
+            CmdType::CMD_UPDATE => self.on_rows(Effect::Update, target, has_where),
+            CmdType::CMD_DELETE => self.on_rows(Effect::Delete, target, has_where),
+            CmdType::CMD_NOTHING => {}
+            _ => self.unknown_because("MergeWhenClause"),
+        }
+        self.expr(clause.condition())?;
+        for target in clause.target_list() {
+            match target {
+                Node::ResTarget(t) => self.assignment(t)?,
+                other => self.unlisted(other),
+            }
+        }
+        self.exprs(clause.values())
+    }
+
+    /// A WHERE counts only if it looks at the rows: `WHERE true` is as good as none.
+    fn condition(&mut self, condition: Node<'_>) -> Result<bool, Failure> {
+        let before = self.column_references;
+        self.expr(condition)?;
+        Ok(self.column_references > before)
+    }
+
+    fn on_rows(&mut self, effect: Effect, target: Option<&RangeVar>, has_where: bool) {
+        self.push(Touch {
+            effect,
+            kind: ObjectKind::Relation,
+            object: target.map(Name::of),
+            has_where: Some(has_where),
+        });
+    }
+
+    fn bind_target(&mut self, target: Option<&RangeVar>) -> NodeId {
+        match target {
+            Some(target) => self.bind_relation(target),
+            None => self.columns.query(),
+        }
+    }
+
+    fn assignments<'a>(&mut self, list: impl Iterator<Item = &'a ResTarget>) -> Walked {
+        for target in list {
+            self.assignment(target)?;
+        }
+        Ok(())
+    }
+
+    /// `column = value`: the column is written, not used.
+    fn assignment(&mut self, target: &ResTarget) -> Walked {
+        self.subscripts(target.indirection())?;
+        self.expr(target.val())
+    }
+
+    fn returning(
+        &mut self,
+        clause: Option<&ReturningClause>,
+        target: Option<&RangeVar>,
+        items: &[NodeId],
+        flow: Flow,
+    ) -> Result<Outputs, Failure> {
+        let Some(clause) = clause else {
+            return Ok(self.no_outputs());
+        };
+        self.on_relation(Effect::Read, target);
+        for name in ["old", "new"] {
+            self.columns.bind(name, target.map(Name::of));
+        }
+        for option in clause.options() {
+            let name = option.value().unwrap_or_default();
+            self.columns.bind(name, target.map(Name::of));
+        }
+        let mut list = Vec::with_capacity(clause.exprs().len());
+        for node in clause.exprs() {
+            match node {
+                Node::ResTarget(t) => list.push(t),
+                other => self.unlisted(other),
+            }
+        }
+        self.targets(list.into_iter(), items, flow)
+    }
+}

@@ -1,0 +1,462 @@
+//! Queries: SELECT and VALUES, their FROM, their common table expressions.
+//!
+//! The scope of CTE names decides whether a name is a relation, so it follows the server's
+//! `parse_cte.c`: without RECURSIVE a CTE sees those before it, with RECURSIVE all of its WITH;
+//! a WITH is seen by its own statement and everything inside; a name with a schema never is a
+//! CTE; the target of a write never is one.
+
+use pg_raw_parse::{
+    ConstValue, Node,
+    nodes::{Alias, CommonTableExpr, JoinExpr, RangeVar, ResTarget, SelectStmt, WithClause},
+    raw::SetOperation,
+};
+
+use super::{
+    Effect, Failure, Name, ObjectKind,
+    columns::NodeId,
+    expr::Reference,
+    walk::{Outputs, Walk, Walked},
+};
+
+/// Where a query's outputs go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Out, or into a FROM: plain columns stay plain.
+    Plain,
+    /// Into an expression, a set operation, a table: every output is used.
+    Used,
+    /// Nowhere: EXISTS.
+    Ignored,
+}
+
+impl Walk {
+    /// A query where the grammar allows one: SELECT, VALUES, or a data-modifying statement.
+    pub(super) fn query(&mut self, node: Node<'_>, flow: Flow) -> Result<Outputs, Failure> {
+        match node {
+            Node::SelectStmt(s) => self.select(s, flow),
+            Node::InsertStmt(s) => self.nested(|w| w.insert(s, flow)),
+            Node::UpdateStmt(s) => self.nested(|w| w.update(s, flow)),
+            Node::DeleteStmt(s) => self.nested(|w| w.delete(s, flow)),
+            Node::MergeStmt(s) => self.nested(|w| w.merge(s, flow)),
+            other => {
+                self.unlisted(other);
+                Ok(self.no_outputs())
+            }
+        }
+    }
+
+    pub(super) fn no_outputs(&mut self) -> Outputs {
+        Outputs {
+            query: self.columns.query(),
+            columns: Vec::new(),
+            complete: true,
+        }
+    }
+
+    /// SELECT and VALUES.
+    pub(super) fn select(&mut self, s: &SelectStmt, flow: Flow) -> Result<Outputs, Failure> {
+        self.nested(|w| {
+            let outer = w.scope.mark();
+            w.with(s.with_clause())?;
+            let outputs = if s.op == SetOperation::SETOP_NONE {
+                w.simple_select(s, flow)?
+            } else {
+                w.set_operation(s)?
+            };
+            for key in s.sort_clause() {
+                w.operator(key.use_op());
+                w.output_or_expr(key.node(), &outputs)?;
+            }
+            w.expr(s.limit_count())?;
+            w.expr(s.limit_offset())?;
+            w.scope.leave(outer);
+            Ok(outputs)
+        })
+    }
+
+    /// UNION, INTERSECT, EXCEPT: rows are compared or lose their origin, so that all outputs are
+    /// used. The left-deep chain that the grammar makes is followed by a loop.
+    fn set_operation(&mut self, s: &SelectStmt) -> Result<Outputs, Failure> {
+        let mut arms = Vec::new();
+        let mut chain = Some(s);
+        let mut top = true;
+        while let Some(s) = chain {
+            let bare = s.with_clause().is_none()
+                && s.sort_clause().is_empty()
+                && s.locking_clause().is_empty()
+                && matches!(
+                    (s.limit_count(), s.limit_offset()),
+                    (Node::None, Node::None)
+                );
+            if s.op == SetOperation::SETOP_NONE || !(top || bare) {
+                arms.push(s);
+                break;
+            }
+            if !s.locking_clause().is_empty() {
+                self.effect(Effect::Lock);
+            }
+            arms.extend(s.rarg());
+            chain = s.larg();
+            top = false;
+        }
+        let mut leftmost = None;
+        for arm in arms.into_iter().rev() {
+            let outputs = self.select(arm, Flow::Used)?;
+            leftmost.get_or_insert(outputs);
+        }
+        Ok(leftmost.unwrap_or_else(|| self.no_outputs()))
+    }
+
+    fn simple_select(&mut self, s: &SelectStmt, flow: Flow) -> Result<Outputs, Failure> {
+        if let Some(into) = s.into_clause() {
+            self.shape.derives = true;
+            self.on_relation(Effect::Ddl, into.rel());
+            self.definitions(into.options())?;
+        }
+        let before = self.touches.len();
+        let mut items = Vec::new();
+        for item in s.from_clause() {
+            self.item_of_from(item, &mut items)?;
+        }
+        if !s.locking_clause().is_empty() {
+            self.lock_rows(before);
+        }
+        let outputs = self.targets(s.target_list().iter(), &items, flow)?;
+        self.exprs(s.values_lists())?;
+        self.expr(s.where_clause())?;
+        for key in s.group_clause() {
+            self.group_key(key, &outputs)?;
+        }
+        self.expr(s.having_clause())?;
+        for window in s.window_clause() {
+            match window {
+                Node::WindowDef(w) => self.window(Some(w))?,
+                other => self.unlisted(other),
+            }
+        }
+        for key in s.distinct_clause() {
+            match key {
+                // DISTINCT without ON is a list of one NULL.
+                Node::None => self.columns.use_node(outputs.query),
+                key => self.output_or_expr(key, &outputs)?,
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// FOR UPDATE and its like take locks on the relations of the FROM, or on some of them.
+    fn lock_rows(&mut self, before: usize) {
+        let locked: Vec<Name> = self.touches[before..]
+            .iter()
+            .filter(|t| t.effect == Effect::Read && t.kind == ObjectKind::Relation)
+            .filter_map(|t| t.object.clone())
+            .collect();
+        if locked.is_empty() {
+            self.effect(Effect::Lock);
+        }
+        for name in locked {
+            self.touch(Effect::Lock, ObjectKind::Relation, Some(name));
+        }
+    }
+
+    fn group_key(&mut self, key: Node<'_>, outputs: &Outputs) -> Walked {
+        match key {
+            Node::GroupingSet(set) => self.nested(|w| {
+                for key in set.content() {
+                    w.group_key(key, outputs)?;
+                }
+                Ok(())
+            }),
+            key => self.output_or_expr(key, outputs),
+        }
+    }
+
+    /// In ORDER BY, GROUP BY and DISTINCT ON an integer is the position of an output.
+    fn output_or_expr(&mut self, node: Node<'_>, outputs: &Outputs) -> Walked {
+        if let Node::A_Const(c) = node
+            && let Some(ConstValue::Integer(i)) = c.val()
+        {
+            let position = usize::try_from(i).unwrap_or(0).wrapping_sub(1);
+            if let Some(node) = outputs.at(position) {
+                self.columns.use_node(node);
+            }
+            return Ok(());
+        }
+        self.expr(node)
+    }
+
+    /// A target list or RETURNING: `items` is what a lone `*` stands for.
+    pub(super) fn targets<'a>(
+        &mut self,
+        list: impl Iterator<Item = &'a ResTarget>,
+        items: &[NodeId],
+        flow: Flow,
+    ) -> Result<Outputs, Failure> {
+        let mut outputs = self.no_outputs();
+        for target in list {
+            let plain = match target.val() {
+                Node::ColumnRef(c) if target.indirection().is_empty() => Some(Reference::of(c)),
+                _ => None,
+            };
+            let (node, is_star) = match plain {
+                Some(Reference::Star) => {
+                    for item in items {
+                        self.columns.flow(*item, outputs.query);
+                    }
+                    (None, true)
+                }
+                Some(Reference::Row(of)) => (Some(self.columns.row(of)), true),
+                Some(reference) => (self.plain_column(&reference, flow), false),
+                None => {
+                    self.subscripts(target.indirection())?;
+                    self.expr(target.val())?;
+                    (None, false)
+                }
+            };
+            if let Some(node) = node {
+                self.columns.flow(node, outputs.query);
+                if let Some(alias) = target.name() {
+                    let alias = self.columns.column(alias);
+                    self.columns.flow(node, alias);
+                }
+            }
+            if is_star {
+                outputs.complete = false;
+            }
+            if outputs.complete {
+                outputs.columns.push(node);
+            }
+        }
+        if flow == Flow::Used {
+            self.columns.use_node(outputs.query);
+        }
+        Ok(outputs)
+    }
+
+    fn plain_column(&mut self, reference: &Reference<'_>, flow: Flow) -> Option<NodeId> {
+        self.column_references += 1;
+        match *reference {
+            // The whole row of what is called so, where there is no such column.
+            Reference::Bare(name) => {
+                let column = self.columns.column(name);
+                let row = self.columns.row(name);
+                self.columns.flow(row, column);
+                Some(column)
+            }
+            Reference::Qualified { of, name } => {
+                // EXISTS computes nothing that it selects.
+                if flow != Flow::Ignored {
+                    self.attribute(Some(of), name);
+                }
+                Some(self.columns.column(name))
+            }
+            Reference::Star | Reference::Row(_) | Reference::Odd => {
+                self.unknown_because("ColumnRef");
+                None
+            }
+        }
+    }
+
+    /// Brings the names of a WITH into scope. The caller takes them out again.
+    pub(super) fn with(&mut self, with: Option<&WithClause>) -> Walked {
+        let Some(with) = with else { return Ok(()) };
+        if with.recursive {
+            for cte in with.ctes() {
+                let unknown_yet = Outputs {
+                    complete: false,
+                    ..self.no_outputs()
+                };
+                self.scope
+                    .enter(cte.ctename().unwrap_or_default(), unknown_yet);
+            }
+        }
+        for cte in with.ctes() {
+            let name = cte.ctename().unwrap_or_default();
+            let outputs = self.cte(cte)?;
+            if with.recursive {
+                if let Some(promised) = self.scope.find(name) {
+                    self.columns.flow(outputs.query, promised.query);
+                }
+                self.scope.complete(name, outputs);
+            } else {
+                self.scope.enter(name, outputs);
+            }
+        }
+        Ok(())
+    }
+
+    fn cte(&mut self, cte: &CommonTableExpr) -> Result<Outputs, Failure> {
+        let mut outputs = self.query(cte.ctequery(), Flow::Plain)?;
+        for (i, alias) in cte.aliascolnames().iter().enumerate() {
+            let Some(alias) = alias.as_str() else {
+                continue;
+            };
+            let alias = self.columns.column(alias);
+            if let Some(source) = outputs.at(i) {
+                self.columns.flow(source, alias);
+                if let Some(Some(node)) = outputs.columns.get_mut(i) {
+                    *node = alias;
+                }
+            }
+        }
+        if let Some(search) = cte.search_clause() {
+            self.names_used(search.search_col_list());
+        }
+        if let Some(cycle) = cte.cycle_clause() {
+            self.names_used(cycle.cycle_col_list());
+            self.expr(cycle.cycle_mark_value())?;
+            self.expr(cycle.cycle_mark_default())?;
+        }
+        Ok(outputs)
+    }
+
+    pub(super) fn names_used(&mut self, names: &pg_raw_parse::list::NodeList) {
+        for name in names {
+            match name {
+                Node::String(s) => {
+                    let column = self.columns.column(s.sval().unwrap_or_default());
+                    self.columns.use_node(column);
+                }
+                other => self.unlisted(other),
+            }
+        }
+    }
+
+    /// An item of a FROM or USING; appends the nodes that `*` over it stands for.
+    pub(super) fn item_of_from(&mut self, node: Node<'_>, items: &mut Vec<NodeId>) -> Walked {
+        match node {
+            Node::RangeVar(r) => {
+                items.push(self.range_var(r));
+                Ok(())
+            }
+            Node::RangeSubselect(s) => self.nested(|w| {
+                let outputs = w.query(s.subquery(), Flow::Plain)?;
+                items.push(w.bind_query(&outputs, s.alias(), ""));
+                Ok(())
+            }),
+            Node::JoinExpr(j) => self.nested(|w| w.join(j, items)),
+            // What functions give is computed from their arguments, which are uses.
+            Node::RangeFunction(f) => self.nested(|w| {
+                for function in f.functions() {
+                    w.range_function(function)?;
+                }
+                w.column_definitions(f.coldeflist().iter())
+            }),
+            Node::RangeTableFunc(x) => self.nested(|w| {
+                w.expr(x.docexpr())?;
+                w.expr(x.rowexpr())?;
+                w.exprs(x.namespaces())?;
+                for column in x.columns() {
+                    w.type_name(column.type_name())?;
+                    w.expr(column.colexpr())?;
+                    w.expr(column.coldefexpr())?;
+                }
+                Ok(())
+            }),
+            Node::RangeTableSample(s) => self.nested(|w| {
+                w.item_of_from(s.relation(), items)?;
+                let method = Name::from_parts(s.method());
+                let built_in = [Name::bare("bernoulli"), Name::bare("system")];
+                if !method.is_some_and(|m| built_in.contains(&m)) {
+                    w.function(s.method());
+                }
+                w.exprs(s.args())?;
+                w.expr(s.repeatable())
+            }),
+            Node::JsonTable(t) => self.nested(|w| w.json_table(t)),
+            other => {
+                self.unlisted(other);
+                Ok(())
+            }
+        }
+    }
+
+    /// `f(..)` or `f(..) AS (a int, ..)`, as a list of two.
+    fn range_function(&mut self, function: Node<'_>) -> Walked {
+        let Node::NodeList(parts) = function else {
+            self.unlisted(function);
+            return Ok(());
+        };
+        for part in parts {
+            match part {
+                Node::NodeList(definitions) => {
+                    for definition in definitions {
+                        match definition {
+                            Node::ColumnDef(d) => self.type_name(d.type_name())?,
+                            other => self.unlisted(other),
+                        }
+                    }
+                }
+                part => self.expr(part)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn range_var(&mut self, r: &RangeVar) -> NodeId {
+        let name = r.relname().unwrap_or_default();
+        let qualified = r.schemaname().is_some() || r.catalogname().is_some();
+        if !qualified && let Some(outputs) = self.scope.find(name) {
+            return self.bind_query(&outputs, r.alias(), name);
+        }
+        self.on_relation(Effect::Read, Some(r));
+        self.bind_relation(r)
+    }
+
+    /// Binds a relation under its alias, without touching it.
+    pub(super) fn bind_relation(&mut self, r: &RangeVar) -> NodeId {
+        let called = r.alias().and_then(|a| a.aliasname()).or(r.relname());
+        let node = self
+            .columns
+            .bind(called.unwrap_or_default(), Some(Name::of(r)));
+        for alias in r.alias().iter().flat_map(|a| a.colnames()) {
+            self.flow_to_alias(Some(node), alias);
+        }
+        node
+    }
+
+    fn bind_query(&mut self, outputs: &Outputs, alias: Option<&Alias>, name: &str) -> NodeId {
+        let called = alias.and_then(|a| a.aliasname()).unwrap_or(name);
+        let node = self.columns.bind(called, None);
+        self.columns.flow(outputs.query, node);
+        for (i, alias) in alias.iter().flat_map(|a| a.colnames()).enumerate() {
+            self.flow_to_alias(outputs.at(i), alias);
+        }
+        node
+    }
+
+    fn flow_to_alias(&mut self, from: Option<NodeId>, alias: Node<'_>) {
+        if let (Some(from), Some(alias)) = (from, alias.as_str()) {
+            let alias = self.columns.column(alias);
+            self.columns.flow(from, alias);
+        }
+    }
+
+    fn join(&mut self, j: &JoinExpr, items: &mut Vec<NodeId>) -> Walked {
+        let first = items.len();
+        self.item_of_from(j.larg(), items)?;
+        self.item_of_from(j.rarg(), items)?;
+        for name in j.using_clause() {
+            let column = self.columns.column(name.sval().unwrap_or_default());
+            self.columns.use_node(column);
+        }
+        if j.is_natural {
+            for item in &items[first..] {
+                self.columns.use_node(*item);
+            }
+        }
+        self.expr(j.quals())?;
+        if let Some(alias) = j.alias() {
+            let node = self
+                .columns
+                .bind(alias.aliasname().unwrap_or_default(), None);
+            for item in &items[first..] {
+                self.columns.flow(*item, node);
+            }
+            for alias in alias.colnames() {
+                self.flow_to_alias(Some(node), alias);
+            }
+        }
+        Ok(())
+    }
+}
