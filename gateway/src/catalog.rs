@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use crate::sql;
 
-pub use rows::{SEARCH_PATH, 
+pub use rows::{
     ColumnRow, Facts, FunctionRow, InheritsRow, QUERIES, Query, RelationRow, RowError, RuleRow,
-    SnapshotRows, TypeRow,
+    SEARCH_PATH, SnapshotRows, TypeRow,
 };
 
 /// A row's identity in a system catalog.

@@ -96,8 +96,12 @@ async fn up(config: Config) -> anyhow::Result<()> {
     drop(environment);
 
     let mut capture = Capture::start(&capture_settings(&config)).context("nothing is captured")?;
-    capture.set_endpoints(&datastores.addresses()).context("the endpoints can't be protected")?;
-    let watcher = capture.watch().context("agents' namespaces can't be watched")?;
+    capture
+        .set_endpoints(&datastores.addresses())
+        .context("the endpoints can't be protected")?;
+    let watcher = capture
+        .watch()
+        .context("agents' namespaces can't be watched")?;
     let running = Arc::new(Running {
         started: Instant::now(),
         policy: policies.handle(),
@@ -187,12 +191,19 @@ async fn down(running: Arc<Running>, threads: Threads, socket: PathBuf) {
 
 impl Running {
     fn namespace(&self, event: NamespaceEvent, admission: &Admission) {
-        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut namespaces = self
+            .namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match event {
             NamespaceEvent::Up { id, listeners } => {
-                tracing::info!(namespace = id.0, "listening in an agent's network namespace");
+                tracing::info!(
+                    namespace = id.0,
+                    "listening in an agent's network namespace"
+                );
                 let tasks = listeners.into_iter().map(|listener| {
-                    let accepting = listener::accept(listener, admission.clone(), self.workers.clone());
+                    let accepting =
+                        listener::accept(listener, admission.clone(), self.workers.clone());
                     tokio::spawn(async move {
                         if let Err(error) = accepting.await {
                             tracing::error!(%error, "a listener can't be polled");
@@ -204,13 +215,23 @@ impl Running {
             }
             NamespaceEvent::Down { id } => {
                 tracing::info!(namespace = id.0, "an agent's network namespace is empty");
-                namespaces.remove(&id).into_iter().flatten().for_each(|task| task.abort());
+                namespaces
+                    .remove(&id)
+                    .into_iter()
+                    .flatten()
+                    .for_each(|task| task.abort());
             }
         }
     }
 
     fn close_listeners(&self) {
-        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
-        namespaces.drain().flat_map(|(_, tasks)| tasks).for_each(|task| task.abort());
+        let mut namespaces = self
+            .namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        namespaces
+            .drain()
+            .flat_map(|(_, tasks)| tasks)
+            .for_each(|task| task.abort());
     }
 }

@@ -74,7 +74,9 @@ impl Workers {
         for number in 0..count.max(1) {
             let (queue, admitted) = mpsc::channel(QUEUE);
             let tally = Arc::new(Tally::default());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             let (environment, counted) = (environment.clone(), Arc::clone(&tally));
             let thread = std::thread::Builder::new()
                 .name(format!("weir-worker-{number}"))
@@ -85,7 +87,11 @@ impl Workers {
             tallies.push(tally);
             threads.push(thread);
         }
-        let workers = Self { queues: queues.into(), tallies: tallies.into(), next: Arc::default() };
+        let workers = Self {
+            queues: queues.into(),
+            tallies: tallies.into(),
+            next: Arc::default(),
+        };
         Ok((workers, Threads(threads)))
     }
 
@@ -119,11 +125,7 @@ impl Threads {
 }
 
 /// One worker: runs every session it is handed, until there are no more.
-async fn work(
-    mut admitted: mpsc::Receiver<Admitted>,
-    environment: Environment,
-    tally: Arc<Tally>,
-) {
+async fn work(mut admitted: mpsc::Receiver<Admitted>, environment: Environment, tally: Arc<Tally>) {
     let environment = std::rc::Rc::new(environment);
     let mut sessions = JoinSet::new();
     loop {
@@ -196,8 +198,10 @@ fn admit(tcp: TcpStream, peer: SocketAddr, admission: &Admission) -> Option<Admi
     let origin = match admission.origins.take(&tcp, peer) {
         Ok(origin) => origin,
         Err(miss) => {
-            tracing::warn!(error = &miss as &dyn std::error::Error,
-                "a connection of which the kernel knows no origin is closed");
+            tracing::warn!(
+                error = &miss as &dyn std::error::Error,
+                "a connection of which the kernel knows no origin is closed"
+            );
             return None;
         }
     };
@@ -212,12 +216,22 @@ fn admit(tcp: TcpStream, peer: SocketAddr, admission: &Admission) -> Option<Admi
         .into_std()
         .inspect_err(|error| tracing::error!(%error, "a connection can't be handed over"))
         .ok()?;
-    Some(Admitted { tcp, identity, destination, datastore })
+    Some(Admitted {
+        tcp,
+        identity,
+        destination,
+        datastore,
+    })
 }
 
 fn identify(origin: Origin, agents: &Matcher) -> Result<Identity, Unknown> {
     // It may have exited or run something else since; the record says what is there now.
     let exe: Option<PathBuf> = std::fs::read_link(format!("/proc/{}/exe", origin.pid)).ok();
-    let process = Process { pid: origin.pid, uid: origin.uid, comm: origin.comm, exe };
+    let process = Process {
+        pid: origin.pid,
+        uid: origin.uid,
+        comm: origin.comm,
+        exe,
+    };
     agents.identify(&origin.cgroup_path, process)
 }

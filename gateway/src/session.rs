@@ -113,7 +113,12 @@ struct Greeted {
 /// Serves a connection to its end. Never fails: what goes wrong is told to the client, recorded,
 /// and logged here.
 pub async fn serve(accepted: Accepted, environment: &Environment, tally: &Arc<Tally>) {
-    let Accepted { tcp, identity, destination, datastore } = accepted;
+    let Accepted {
+        tcp,
+        identity,
+        destination,
+        datastore,
+    } = accepted;
     // A statement's answer is one write; waiting for more would only delay it.
     let _ = tcp.set_nodelay(true);
     let greeted = tokio::time::timeout(START_TIMEOUT, startup::greet(tcp, &datastore.client_tls));
@@ -136,7 +141,13 @@ pub async fn serve(accepted: Accepted, environment: &Environment, tally: &Arc<Ta
     };
     match (hello, identity) {
         (Hello::Session { client, startup }, Ok(identity)) => {
-            let greeted = Greeted { client, startup, identity, destination, datastore };
+            let greeted = Greeted {
+                client,
+                startup,
+                identity,
+                destination,
+                datastore,
+            };
             open(greeted, environment, tally).await;
         }
         (Hello::Session { client, .. }, Err(unknown)) => {
@@ -145,7 +156,10 @@ pub async fn serve(accepted: Accepted, environment: &Environment, tally: &Arc<Ta
             goodbye(client, "28000", "Weir knows no agent for this process").await;
         }
         (Hello::Cancel { pid, secret }, Ok(identity)) => {
-            environment.cancels.request(&identity.agent.name, pid, &secret).await;
+            environment
+                .cancels
+                .request(&identity.agent.name, pid, &secret)
+                .await;
         }
         (Hello::Cancel { .. }, Err(_)) => tally.refused(),
     }
@@ -169,7 +183,10 @@ async fn open(greeted: Greeted, environment: &Environment, tally: &Arc<Tally>) {
         Ok(journal) => journal,
         Err(error) => {
             tally.refused();
-            tracing::error!(error = &error as &dyn std::error::Error, "a session can't be recorded");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a session can't be recorded"
+            );
             let reason = "Weir can't record this session, so it doesn't open";
             return goodbye(greeted.client, "57P03", reason).await;
         }
@@ -177,13 +194,23 @@ async fn open(greeted: Greeted, environment: &Environment, tally: &Arc<Tally>) {
     match prepared {
         Ok((wanted, connected, followed)) => {
             let _open = tally.open();
-            let session = Session { greeted, wanted, connected, followed, journal };
+            let session = Session {
+                greeted,
+                wanted,
+                connected,
+                followed,
+                journal,
+            };
             session.run(environment, tally).await;
         }
         Err(refusal) => {
             tally.refused();
-            tracing::warn!(agent = &*record.agent, datastore = &*record.datastore,
-                reason = refusal.message, "session refused");
+            tracing::warn!(
+                agent = &*record.agent,
+                datastore = &*record.datastore,
+                reason = refusal.message,
+                "session refused"
+            );
             close(journal, CloseReason::Refused(refusal.message.clone())).await;
             goodbye(greeted.client, refusal.sqlstate, &refusal.message).await;
         }
@@ -203,20 +230,34 @@ async fn prepare(greeted: &Greeted, environment: &Environment) -> Result<Prepare
     let at = (greeted.destination, wanted.database.as_str());
     let (connected, followed) = tokio::join!(
         upstream::connect(&datastore.target, greeted.destination, &startup),
-        environment.catalogs.of(&datastore.name, &datastore.target, at),
+        environment
+            .catalogs
+            .of(&datastore.name, &datastore.target, at),
     );
     let connected = connected.map_err(|error| {
-        tracing::error!(datastore = &*datastore.name, error = &error as &dyn std::error::Error,
-            "no connection to the database");
+        tracing::error!(
+            datastore = &*datastore.name,
+            error = &error as &dyn std::error::Error,
+            "no connection to the database"
+        );
         let told = error.for_client(&datastore.name);
-        Refusal { sqlstate: told.sqlstate, message: told.message }
+        Refusal {
+            sqlstate: told.sqlstate,
+            message: told.message,
+        }
     })?;
     let followed = followed.map_err(|error| {
-        tracing::error!(datastore = &*datastore.name, error = &error as &dyn std::error::Error,
-            "no catalog");
+        tracing::error!(
+            datastore = &*datastore.name,
+            error = &error as &dyn std::error::Error,
+            "no catalog"
+        );
         Refusal {
             sqlstate: "57P03",
-            message: format!("Weir can't read the catalog of datastore \"{}\"", datastore.name),
+            message: format!(
+                "Weir can't read the catalog of datastore \"{}\"",
+                datastore.name
+            ),
         }
     })?;
     Ok((wanted, connected, followed))
@@ -242,8 +283,20 @@ struct Session {
 
 impl Session {
     async fn run(self, environment: &Environment, tally: &Arc<Tally>) {
-        let Self { greeted, wanted, connected, followed, journal } = self;
-        let Greeted { mut client, startup, identity, destination, datastore } = greeted;
+        let Self {
+            greeted,
+            wanted,
+            connected,
+            followed,
+            journal,
+        } = self;
+        let Greeted {
+            mut client,
+            startup,
+            identity,
+            destination,
+            datastore,
+        } = greeted;
         let at = connected.key.map(|key| ServerSession {
             target: Arc::clone(&datastore.target),
             address: destination,
@@ -251,7 +304,10 @@ impl Session {
         });
         let version = startup.version.spoken();
         let agent = Arc::clone(&identity.agent.name);
-        let key = match environment.cancels.register(Arc::clone(&agent), at, version.minor) {
+        let key = match environment
+            .cancels
+            .register(Arc::clone(&agent), at, version.minor)
+        {
             Ok(key) => key,
             Err(error) => {
                 close(journal, CloseReason::Internal(error.to_string())).await;
@@ -289,7 +345,13 @@ impl Session {
 /// Says goodbye on both sides and closes the journal.
 async fn end(left: relay::Left<Client, upstream::Stream>, key: &cancel::Key) {
     use responses::Cancel as _;
-    let relay::Left { end, client, mut upstream, journal, busy } = left;
+    let relay::Left {
+        end,
+        client,
+        mut upstream,
+        journal,
+        busy,
+    } = left;
     if busy {
         // Nothing runs on for a client that has left.
         key.cancel().await;
@@ -332,7 +394,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Tells a client why its session ends, if it still listens.
 async fn goodbye(mut client: Client, sqlstate: &str, message: &str) {
     let mut out = Vec::new();
-    Reply { sqlstate, message, hint: None }.fatal(&mut out);
+    Reply {
+        sqlstate,
+        message,
+        hint: None,
+    }
+    .fatal(&mut out);
     let said = async {
         client.write_all(&out).await?;
         client.shutdown().await
@@ -372,7 +439,13 @@ fn hello_bytes(
 }
 
 fn opening_record(greeted: &Greeted) -> SessionOpen {
-    let Greeted { client, startup, identity, destination, datastore } = greeted;
+    let Greeted {
+        client,
+        startup,
+        identity,
+        destination,
+        datastore,
+    } = greeted;
     let claimed = |name| startup.parameter(name).unwrap_or_default().to_owned();
     SessionOpen {
         id: SessionId::now(),
@@ -386,7 +459,11 @@ fn opening_record(greeted: &Greeted) -> SessionOpen {
         pid: identity.process.pid,
         uid: identity.process.uid,
         comm: identity.process.comm.clone(),
-        exe: identity.process.exe.as_ref().map(|exe| exe.display().to_string()),
+        exe: identity
+            .process
+            .exe
+            .as_ref()
+            .map(|exe| exe.display().to_string()),
         claimed_user: claimed("user"),
         database: claimed("database"),
         parameters: startup.parameters.clone(),
@@ -399,13 +476,19 @@ fn opening_record(greeted: &Greeted) -> SessionOpen {
 
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+            let _ = write!(out, "{b:02x}");
+            out
+        })
 }
 
 /// A denial as the client gets it.
 fn denial(deny: &Deny) -> Reply<'_> {
-    Reply { sqlstate: deny.sqlstate, message: &deny.message, hint: deny.hint.as_deref() }
+    Reply {
+        sqlstate: deny.sqlstate,
+        message: &deny.message,
+        hint: deny.hint.as_deref(),
+    }
 }

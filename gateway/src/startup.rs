@@ -190,7 +190,10 @@ async fn plain(mut tcp: TcpStream, tls: &ClientTls) -> Result<Hello, Error> {
                 return Err(Error::TlsRequired(Box::new(Client::Plain(tcp))));
             }
             FirstPacket::Startup(startup) => {
-                return Ok(Hello::Session { client: Client::Plain(tcp), startup });
+                return Ok(Hello::Session {
+                    client: Client::Plain(tcp),
+                    startup,
+                });
             }
         }
     }
@@ -209,12 +212,19 @@ fn refuse_bytes_behind_the_request(tcp: &TcpStream) -> Result<(), Error> {
 }
 
 async fn accept(tcp: TcpStream, tls: &ClientTls) -> Result<Box<TlsStream<TcpStream>>, Error> {
-    Ok(Box::new(TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp).await?))
+    Ok(Box::new(
+        TlsAcceptor::from(Arc::clone(&tls.config))
+            .accept(tcp)
+            .await?,
+    ))
 }
 
 async fn inside_tls(mut tls: Box<TlsStream<TcpStream>>) -> Result<Hello, Error> {
     match first_packet(tls.as_mut()).await? {
-        FirstPacket::Startup(startup) => Ok(Hello::Session { client: Client::Tls(tls), startup }),
+        FirstPacket::Startup(startup) => Ok(Hello::Session {
+            client: Client::Tls(tls),
+            startup,
+        }),
         FirstPacket::Cancel { pid, secret } => Ok(Hello::Cancel { pid, secret }),
         FirstPacket::Ssl | FirstPacket::GssEnc => {
             Err(Error::Sequence("encryption asked for inside TLS"))

@@ -69,7 +69,9 @@ impl Datastores {
     pub(super) fn by_name(&self) -> HashMap<Arc<str>, BTreeSet<SocketAddr>> {
         let mut all: HashMap<Arc<str>, BTreeSet<SocketAddr>> = HashMap::new();
         for (address, datastore) in self.0.borrow().iter() {
-            all.entry(Arc::clone(&datastore.name)).or_default().insert(*address);
+            all.entry(Arc::clone(&datastore.name))
+                .or_default()
+                .insert(*address);
         }
         all
     }
@@ -101,7 +103,10 @@ fn add(
     mut found: BTreeSet<SocketAddr>,
 ) -> anyhow::Result<()> {
     found.extend(
-        endpoints.iter().filter(|(_, d)| d.name == settings.name).map(|(address, _)| *address),
+        endpoints
+            .iter()
+            .filter(|(_, d)| d.name == settings.name)
+            .map(|(address, _)| *address),
     );
     let mut names = settings.names();
     names.extend(found.iter().map(|address| address.ip().to_string()));
@@ -120,7 +125,10 @@ fn add(
         if let Some(other) = endpoints.get(&address)
             && other.name != settings.name
         {
-            anyhow::bail!("{address} is an address of datastore {} already", other.name);
+            anyhow::bail!(
+                "{address} is an address of datastore {} already",
+                other.name
+            );
         }
         endpoints.insert(address, Arc::clone(&datastore));
     }

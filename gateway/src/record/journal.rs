@@ -130,7 +130,9 @@ impl SessionJournal {
             return_buffer(&mut self.pending);
             return Err(e);
         }
-        let Some(syncer) = &self.shared.syncer else { return Ok(Written(None)) };
+        let Some(syncer) = &self.shared.syncer else {
+            return Ok(Written(None));
+        };
         let synced_to = self.synced_to.load(Ordering::Acquire);
         if synced_to == self.written {
             return Ok(Written(None));
@@ -245,12 +247,21 @@ impl Written {
     /// kernel may have dropped the pages; nobody can tell what is on the disk, so that trying
     /// again would prove nothing.
     pub async fn durable(self) -> Result<Recorded, Error> {
-        if let Self(Some(Syncing { synced, upto, synced_to, path })) = self {
-            synced.await.map_err(|_| Error::NoSync)?.map_err(|source| Error::Io {
-                doing: "sync",
-                path,
-                source,
-            })?;
+        if let Self(Some(Syncing {
+            synced,
+            upto,
+            synced_to,
+            path,
+        })) = self
+        {
+            synced
+                .await
+                .map_err(|_| Error::NoSync)?
+                .map_err(|source| Error::Io {
+                    doing: "sync",
+                    path,
+                    source,
+                })?;
             synced_to.fetch_max(upto, Ordering::AcqRel);
         }
         Ok(Recorded(()))

@@ -22,7 +22,8 @@ thread_local! {
 }
 
 fn take_pooled() -> Vec<u8> {
-    POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER])
+    POOL.with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| vec![0; BUFFER])
 }
 
 fn give_back(storage: Vec<u8>) {
@@ -46,7 +47,10 @@ impl ReadBuffer {
     /// A buffer that already holds `bytes`.
     pub(super) fn holding(bytes: Vec<u8>) -> Self {
         let filled = 0..bytes.len();
-        Self { storage: bytes, filled }
+        Self {
+            storage: bytes,
+            filled,
+        }
     }
 
     /// What is there.
@@ -247,10 +251,14 @@ mod tests {
     async fn a_frame_larger_than_the_buffer_arrives_whole() {
         let (mut near, mut far) = tokio::io::duplex(1 << 20);
         let sent: Vec<u8> = (0..BUFFER * 3).map(|i| (i % 251) as u8).collect();
-        tokio::io::AsyncWriteExt::write_all(&mut far, &sent).await.expect("duplex");
+        tokio::io::AsyncWriteExt::write_all(&mut far, &sent)
+            .await
+            .expect("duplex");
         let mut buffer = ReadBuffer::default();
         while buffer.bytes().len() < sent.len() {
-            let n = std::future::poll_fn(|cx| buffer.poll_fill(cx, &mut near)).await.expect("read");
+            let n = std::future::poll_fn(|cx| buffer.poll_fill(cx, &mut near))
+                .await
+                .expect("read");
             assert!(n > 0);
             buffer.reserve(sent.len());
         }

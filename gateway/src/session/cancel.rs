@@ -61,8 +61,17 @@ impl Cancels {
             // Positive, as a process id is.
             let pid = (getrandom::u32()? >> 1).cast_signed();
             if let Entry::Vacant(free) = sessions.entry(pid) {
-                free.insert(Session { secret: secret.clone(), agent, at: at.clone() });
-                return Ok(Key { pid, secret, at, all: self.clone() });
+                free.insert(Session {
+                    secret: secret.clone(),
+                    agent,
+                    at: at.clone(),
+                });
+                return Ok(Key {
+                    pid,
+                    secret,
+                    at,
+                    all: self.clone(),
+                });
             }
         }
     }
@@ -106,7 +115,11 @@ impl Cancel for Key {
 
 impl Drop for Key {
     fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
+        self.all
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.pid);
     }
 }
 

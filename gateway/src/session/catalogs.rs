@@ -71,7 +71,12 @@ impl Catalogs {
         let followed = cell
             .get_or_try_init(|| async {
                 let first = load(target, address, database).await?;
-                Ok(follow(Arc::clone(target), address, database.to_owned(), first))
+                Ok(follow(
+                    Arc::clone(target),
+                    address,
+                    database.to_owned(),
+                    first,
+                ))
             })
             .await?;
         Ok(followed.clone())
@@ -79,9 +84,12 @@ impl Catalogs {
 }
 
 async fn load(target: &Target, address: SocketAddr, database: &str) -> Result<Catalog, Error> {
-    let mut connection =
-        upstream::Connection::open(target, address, database).await.map_err(Error::Connect)?;
-    let catalog = upstream::catalog::load(&mut connection).await.map_err(Error::Load)?;
+    let mut connection = upstream::Connection::open(target, address, database)
+        .await
+        .map_err(Error::Connect)?;
+    let catalog = upstream::catalog::load(&mut connection)
+        .await
+        .map_err(Error::Load)?;
     connection.close().await;
     Ok(catalog)
 }
@@ -106,8 +114,11 @@ fn follow(target: Arc<Target>, address: SocketAddr, database: String, first: Cat
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(database, error = &error as &dyn std::error::Error,
-                        "the catalog could not be read again; the last snapshot stays in force");
+                    tracing::warn!(
+                        database,
+                        error = &error as &dyn std::error::Error,
+                        "the catalog could not be read again; the last snapshot stays in force"
+                    );
                 }
             }
             tokio::time::sleep(PAUSE).await;

@@ -38,7 +38,11 @@ pub struct Who {
 
 impl Who {
     fn subject(&self) -> Subject<'_> {
-        Subject { agent: &self.agent, groups: &self.groups, datastore: &self.datastore }
+        Subject {
+            agent: &self.agent,
+            groups: &self.groups,
+            datastore: &self.datastore,
+        }
     }
 }
 
@@ -125,7 +129,8 @@ impl Judging {
             self.judged.clear();
         }
         if text.len() <= REMEMBERED_LENGTH {
-            self.judged.insert(Rc::clone(&judged.text), Rc::clone(&judged));
+            self.judged
+                .insert(Rc::clone(&judged.text), Rc::clone(&judged));
         }
         (judged, true)
     }
@@ -147,7 +152,10 @@ impl Judging {
             .iter()
             .fold(SideEffects::default(), |all, s| all.and(side_effects_of(s)));
         // A text that changes the path is judged as if it had done so from its start.
-        let search_path = self.search_path.as_deref().filter(|_| !side_effects.search_path);
+        let search_path = self
+            .search_path
+            .as_deref()
+            .filter(|_| !side_effects.search_path);
         let view = View {
             policy: &self.rules,
             catalog: &self.snapshot,
@@ -158,8 +166,8 @@ impl Judging {
             .statements
             .iter()
             .map(|statement| {
-                let judgement = judge::judge(&text, statement, &view)
-                    .because(analysis.failure.as_ref());
+                let judgement =
+                    judge::judge(&text, statement, &view).because(analysis.failure.as_ref());
                 Verdict {
                     decision: judgement.decision,
                     sensitive: judgement.sensitive,
@@ -213,7 +221,11 @@ impl Judging {
             });
         }
         let planned = mask::RowPlan::build(&self.masks, &fields, sensitive);
-        if let Planned::Refuse(mask::Refusal { why: mask::Why::UnknownRelation, .. }) = planned {
+        if let Planned::Refuse(mask::Refusal {
+            why: mask::Why::UnknownRelation,
+            ..
+        }) = planned
+        {
             self.refresh.notify_one();
         }
         Ok(planned)
@@ -263,7 +275,10 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
         statements: matches!(tag, "PREPARE" | "DEALLOCATE" | "DISCARD"),
         portals: matches!(tag, "DECLARE CURSOR" | "CLOSE" | "CLOSE CURSOR" | "DISCARD"),
         search_path: judge::changes_search_path(statement),
-        catalog: statement.touches.iter().any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
+        catalog: statement
+            .touches
+            .iter()
+            .any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
     }
 }
 

@@ -149,12 +149,16 @@ where
 
     /// Sends bytes to the server; what led to them is in the journal.
     pub(super) async fn forward(&self, _: Recorded, bytes: &[u8]) -> Result<(), Error> {
-        write_all(&self.upstream, bytes).await.map_err(Error::UpstreamIo)
+        write_all(&self.upstream, bytes)
+            .await
+            .map_err(Error::UpstreamIo)
     }
 
     /// Sends bytes to the client; what they hold is in the journal.
     pub(super) async fn answer(&self, _: Recorded, bytes: &[u8]) -> Result<(), Error> {
-        write_all(&self.client, bytes).await.map_err(Error::ClientIo)
+        write_all(&self.client, bytes)
+            .await
+            .map_err(Error::ClientIo)
     }
 
     /// Whether nothing is under way: the session can be ended without cutting anything.
@@ -185,4 +189,3 @@ pub(super) fn now() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
 }
-

@@ -29,7 +29,10 @@ pub(super) struct Refusal {
 }
 
 fn refuse<T>(sqlstate: &'static str, message: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { sqlstate, message: message.into() })
+    Err(Refusal {
+        sqlstate,
+        message: message.into(),
+    })
 }
 
 /// Checks a StartupMessage against the databases that may be named (all, if there are none).
@@ -37,9 +40,15 @@ pub(super) fn check(startup: &Startup, databases: &[String]) -> Result<Wanted, R
     let Some(user) = startup.parameter("user").filter(|u| !u.is_empty()) else {
         return refuse("28000", "no user name in the start-up message");
     };
-    let database = startup.parameter("database").filter(|d| !d.is_empty()).unwrap_or(user);
+    let database = startup
+        .parameter("database")
+        .filter(|d| !d.is_empty())
+        .unwrap_or(user);
     if !databases.is_empty() && !databases.iter().any(|d| d == database) {
-        return refuse("3D000", format!("database \"{database}\" is not offered to agents"));
+        return refuse(
+            "3D000",
+            format!("database \"{database}\" is not offered to agents"),
+        );
     }
     let mut wanted = Wanted {
         user: user.to_owned(),
@@ -61,9 +70,10 @@ impl Wanted {
             "replication" if matches!(value, "false" | "off" | "no" | "0") => Ok(()),
             "replication" => refuse("28000", "replication connections are refused"),
             "client_encoding" if is_utf8(value) => Ok(()),
-            "client_encoding" => {
-                refuse("22023", "client_encoding must be UTF8: Weir reads every statement as UTF-8")
-            }
+            "client_encoding" => refuse(
+                "22023",
+                "client_encoding must be UTF8: Weir reads every statement as UTF-8",
+            ),
             "options" => self.take_command_line(value),
             _ if name.starts_with("_pq_.") => {
                 self.unknown_options.push(name.to_owned());
@@ -85,7 +95,10 @@ impl Wanted {
                 },
             };
             let Some((name, value)) = setting.as_deref().and_then(|s| s.split_once('=')) else {
-                return refuse("22023", "only -c name=value is understood in start-up options");
+                return refuse(
+                    "22023",
+                    "only -c name=value is understood in start-up options",
+                );
             };
             self.take_setting(&name.replace('-', "_"), value)?;
         }
@@ -110,8 +123,11 @@ impl Wanted {
 }
 
 fn is_utf8(encoding: &str) -> bool {
-    let letters: String =
-        encoding.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    let letters: String = encoding
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .to_lowercase();
     matches!(letters.as_str(), "utf8" | "unicode")
 }
 
@@ -159,7 +175,10 @@ mod tests {
     #[test]
     fn only_offered_databases_open() {
         assert!(checked(&[]).is_ok());
-        let other = check(&startup(&[("user", "a"), ("database", "b")]), &["app".to_owned()]);
+        let other = check(
+            &startup(&[("user", "a"), ("database", "b")]),
+            &["app".to_owned()],
+        );
         assert_eq!(other.map_err(|r| r.sqlstate), Err("3D000"));
         let unnamed = check(&startup(&[("user", "app")]), &["app".to_owned()]);
         assert_eq!(unnamed.map(|w| w.database), Ok("app".to_owned()));
@@ -167,15 +186,24 @@ mod tests {
 
     #[test]
     fn replication_is_refused() {
-        assert_eq!(checked(&[("replication", "database")]).map_err(|r| r.sqlstate), Err("28000"));
-        assert_eq!(checked(&[("replication", "true")]).map_err(|r| r.sqlstate), Err("28000"));
+        assert_eq!(
+            checked(&[("replication", "database")]).map_err(|r| r.sqlstate),
+            Err("28000")
+        );
+        assert_eq!(
+            checked(&[("replication", "true")]).map_err(|r| r.sqlstate),
+            Err("28000")
+        );
         assert!(checked(&[("replication", "false")]).is_ok());
     }
 
     #[test]
     fn every_spelling_of_utf8_is_taken_and_no_other_encoding() {
         for spelling in ["UTF8", "utf-8", "'utf-8'", "UNICODE"] {
-            assert!(checked(&[("client_encoding", spelling)]).is_ok(), "{spelling}");
+            assert!(
+                checked(&[("client_encoding", spelling)]).is_ok(),
+                "{spelling}"
+            );
         }
         for other in ["SQL_ASCII", "LATIN1", "SJIS", ""] {
             assert!(checked(&[("client_encoding", other)]).is_err(), "{other}");

@@ -29,13 +29,21 @@ pub(super) enum AskedBy {
 #[derive(Debug)]
 pub(super) enum Owed {
     /// ParseComplete.
-    Parse { name: Box<[u8]>, prepared: Rc<Prepared>, asked_by: AskedBy },
+    Parse {
+        name: Box<[u8]>,
+        prepared: Rc<Prepared>,
+        asked_by: AskedBy,
+    },
     /// An error: a text that can't be parsed stands in for what was denied.
     Denied(Rc<Deny>),
     /// BindComplete.
     Bind { name: Box<[u8]>, portal: Rc<Portal> },
     /// RowDescription or NoData, after a ParameterDescription for a statement.
-    Describe { prepared: Rc<Prepared>, portal: Option<Rc<Portal>>, asked_by: AskedBy },
+    Describe {
+        prepared: Rc<Prepared>,
+        portal: Option<Rc<Portal>>,
+        asked_by: AskedBy,
+    },
     /// Rows, and how they end.
     Execute(Rc<Portal>),
     /// CloseComplete.
@@ -108,8 +116,14 @@ impl Queue {
         }
         // It will fail for certain: what follows needs not even be sent.
         self.discarding |= matches!(owed, Owed::Denied(_));
-        let ends_segment = matches!(owed, Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. });
-        self.entries.push_back(Entry { segment: self.segment, owed });
+        let ends_segment = matches!(
+            owed,
+            Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }
+        );
+        self.entries.push_back(Entry {
+            segment: self.segment,
+            owed,
+        });
         if ends_segment {
             self.segment += 1;
         }
@@ -122,14 +136,16 @@ impl Queue {
 
     /// Whether a description of `prepared` is still owed.
     pub(super) fn awaits_description(&self, prepared: &Rc<Prepared>) -> bool {
-        self.entries.iter().any(|e| {
-            matches!(&e.owed, Owed::Describe { prepared: p, .. } if Rc::ptr_eq(p, prepared))
-        })
+        self.entries.iter().any(
+            |e| matches!(&e.owed, Owed::Describe { prepared: p, .. } if Rc::ptr_eq(p, prepared)),
+        )
     }
 
     /// Whether anything is owed from before the last Sync or simple query.
     pub(super) fn has_earlier_segments(&self) -> bool {
-        self.entries.front().is_some_and(|e| e.segment != self.segment)
+        self.entries
+            .front()
+            .is_some_and(|e| e.segment != self.segment)
     }
 
     /// What is owed next.
@@ -147,10 +163,16 @@ impl Queue {
             Owed::Bind { name, portal } => {
                 self.portals.insert(name.clone(), Rc::clone(portal));
             }
-            Owed::Close { kind: TargetKind::Statement, name } => {
+            Owed::Close {
+                kind: TargetKind::Statement,
+                name,
+            } => {
                 self.statements.remove(name);
             }
-            Owed::Close { kind: TargetKind::Portal, name } => {
+            Owed::Close {
+                kind: TargetKind::Portal,
+                name,
+            } => {
                 self.portals.remove(name);
             }
             _ => {}
@@ -162,7 +184,11 @@ impl Queue {
     /// everything up to the next Sync is off. Returns what failed; `off` gets the rest.
     pub(super) fn fail(&mut self, mut off: impl FnMut(Owed)) -> Option<Owed> {
         let failed = self.entries.pop_front().map(|e| e.owed);
-        while self.entries.front().is_some_and(|e| !matches!(e.owed, Owed::Sync(_))) {
+        while self
+            .entries
+            .front()
+            .is_some_and(|e| !matches!(e.owed, Owed::Sync(_)))
+        {
             if let Some(entry) = self.entries.pop_front() {
                 off(entry.owed);
             }
@@ -203,10 +229,19 @@ impl Queue {
         for entry in self.entries.iter().rev() {
             let here = entry.segment == self.segment;
             match &entry.owed {
-                Owed::Parse { name: n, prepared, .. } if **n == *name => {
-                    return if here { Found::Is(Rc::clone(prepared)) } else { Found::Wait };
+                Owed::Parse {
+                    name: n, prepared, ..
+                } if **n == *name => {
+                    return if here {
+                        Found::Is(Rc::clone(prepared))
+                    } else {
+                        Found::Wait
+                    };
                 }
-                Owed::Close { kind: TargetKind::Statement, name: n } if **n == *name => {
+                Owed::Close {
+                    kind: TargetKind::Statement,
+                    name: n,
+                } if **n == *name => {
                     return if here { Found::Unknown } else { Found::Wait };
                 }
                 Owed::Execute(p) if p.run.borrow().side_effects.statements => {
@@ -221,7 +256,9 @@ impl Queue {
                 _ => {}
             }
         }
-        self.statements.get(name).map_or(Found::Unknown, |p| Found::Is(Rc::clone(p)))
+        self.statements
+            .get(name)
+            .map_or(Found::Unknown, |p| Found::Is(Rc::clone(p)))
     }
 
     /// What a portal's name means to a request that is entered now.
@@ -235,13 +272,18 @@ impl Queue {
                 Owed::Bind { name: n, portal } if **n == *name => {
                     return Found::Is(Rc::clone(portal));
                 }
-                Owed::Close { kind: TargetKind::Portal, name: n } if **n == *name => {
+                Owed::Close {
+                    kind: TargetKind::Portal,
+                    name: n,
+                } if **n == *name => {
                     return Found::Unknown;
                 }
                 Owed::Execute(p) if p.run.borrow().side_effects.portals => return Found::Unknown,
                 _ => {}
             }
         }
-        self.portals.get(name).map_or(Found::Unknown, |p| Found::Is(Rc::clone(p)))
+        self.portals
+            .get(name)
+            .map_or(Found::Unknown, |p| Found::Is(Rc::clone(p)))
     }
 }

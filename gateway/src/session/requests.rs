@@ -32,7 +32,10 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let mut input = ReadBuffer::default();
-    let mut half = Half { link, splice: Splice::default() };
+    let mut half = Half {
+        link,
+        splice: Splice::default(),
+    };
     loop {
         let (used, end) = half.turn(input.bytes()).await?;
         if let Some(end) = end {
@@ -123,7 +126,11 @@ where
             if source.len() - at < frame.size {
                 break;
             }
-            let seen = Seen { source, range: at..at + frame.size, tag: frame.tag };
+            let seen = Seen {
+                source,
+                range: at..at + frame.size,
+                tag: frame.tag,
+            };
             at += frame.size;
             if let ControlFlow::Break(end) = self.frame(seen).await? {
                 self.send(source).await?;
@@ -138,7 +145,9 @@ where
     async fn send(&mut self, source: &[u8]) -> Result<(), Error> {
         if !self.splice.is_empty() {
             let recorded = self.link.commit().await?;
-            self.link.forward(recorded, self.splice.bytes(source)).await?;
+            self.link
+                .forward(recorded, self.splice.bytes(source))
+                .await?;
             self.splice.clear();
         }
         Ok(())
@@ -194,7 +203,10 @@ where
         }
         let (judged, new) = judging.judge(text);
         if new {
-            self.link.append(&Entry::Text { id: judged.text_id, sql: text.as_bytes() });
+            self.link.append(&Entry::Text {
+                id: judged.text_id,
+                sql: text.as_bytes(),
+            });
         }
         judged
     }
@@ -215,7 +227,9 @@ where
     }
 
     async fn query(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        let text = wire::Query::decode(seen.body()).map_err(Error::Client)?.text;
+        let text = wire::Query::decode(seen.body())
+            .map_err(Error::Client)?
+            .text;
         let judged = self.judge(text);
         if let Some(deny) = &judged.denied {
             self.deny_query(seen, &judged, deny);
@@ -241,7 +255,10 @@ where
                 Run::new(id, &judged, Some(verdict))
             })
             .collect();
-        self.link.judging.borrow_mut().forwarded(judged.side_effects);
+        self.link
+            .judging
+            .borrow_mut()
+            .forwarded(judged.side_effects);
         self.push(Owed::Query(Box::new(Batch { runs, denied: None })));
         self.keep(seen);
         Ok(())
@@ -261,9 +278,15 @@ where
             self.push(Owed::Own(out));
             self.link.own_answer.notify_one();
         } else {
-            let batch = Batch { runs: [].into(), denied: Some(Rc::clone(deny)) };
+            let batch = Batch {
+                runs: [].into(),
+                denied: Some(Rc::clone(deny)),
+            };
             self.push(Owed::Query(Box::new(batch)));
-            request::query(self.splice.insert(seen.source), &refused_text(deny.rule.as_deref()));
+            request::query(
+                self.splice.insert(seen.source),
+                &refused_text(deny.rule.as_deref()),
+            );
         }
     }
 
@@ -286,12 +309,22 @@ where
             if !verdict.sensitive || !statement.shape.returns_rows {
                 continue;
             }
-            let Some(text) = judged.text.get(statement.span.clone()) else { continue };
+            let Some(text) = judged.text.get(statement.span.clone()) else {
+                continue;
+            };
             self.settle(seen).await?;
             let prepared = Prepared::new(Rc::new(self.link.judging.borrow_mut().judge_part(text)));
             for owed in [
-                Owed::Parse { name: [].into(), prepared: Rc::clone(&prepared), asked_by: AskedBy::Weir },
-                Owed::Describe { prepared: Rc::clone(&prepared), portal: None, asked_by: AskedBy::Weir },
+                Owed::Parse {
+                    name: [].into(),
+                    prepared: Rc::clone(&prepared),
+                    asked_by: AskedBy::Weir,
+                },
+                Owed::Describe {
+                    prepared: Rc::clone(&prepared),
+                    portal: None,
+                    asked_by: AskedBy::Weir,
+                },
                 Owed::Sync(AskedBy::Weir),
             ] {
                 self.push(owed);
@@ -317,15 +350,24 @@ where
             Columns::None => return Ok(Looked::Plain),
             Columns::Rows(body) => body,
         };
-        match self.link.judging.borrow().plan(body, None, true).map_err(Error::Upstream)? {
-            Planned::Refuse(refusal) => Ok(Looked::Refused(Rc::new(refused_column(body, &refusal)))),
+        match self
+            .link
+            .judging
+            .borrow()
+            .plan(body, None, true)
+            .map_err(Error::Upstream)?
+        {
+            Planned::Refuse(refusal) => {
+                Ok(Looked::Refused(Rc::new(refused_column(body, &refusal))))
+            }
             Planned::Clear | Planned::Mask(_) => Ok(Looked::Plain),
         }
     }
 
     /// Forwards what there is and waits until the server owes nothing.
     async fn settle(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        self.wait_while(seen, |link| !link.queue.borrow().is_empty()).await
+        self.wait_while(seen, |link| !link.queue.borrow().is_empty())
+            .await
     }
 
     async fn wait_while(
@@ -381,7 +423,10 @@ where
         let out = self.splice.insert(seen.source);
         request::describe_statement(out, name);
         out.extend_from_slice(&request::FLUSH);
-        self.wait_while(seen, |link| link.queue.borrow().awaits_description(prepared)).await
+        self.wait_while(seen, |link| {
+            link.queue.borrow().awaits_description(prepared)
+        })
+        .await
     }
 
     async fn bind(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
@@ -396,7 +441,10 @@ where
             return Ok(());
         }
         let formats: Box<[i16]> = bind.formats().collect();
-        let treatment = match self.treatment(seen, &bind, (&prepared, &judged), &formats).await? {
+        let treatment = match self
+            .treatment(seen, &bind, (&prepared, &judged), &formats)
+            .await?
+        {
             Ok(treatment) => treatment,
             Err(deny) => {
                 self.deny_extended(seen, &judged, &deny, Via::Execute);
@@ -413,7 +461,10 @@ where
             run: RefCell::new(run),
             generation: Cell::new(judged.generation),
         };
-        self.push(Owed::Bind { name: bind.portal.into(), portal: Rc::new(portal) });
+        self.push(Owed::Bind {
+            name: bind.portal.into(),
+            portal: Rc::new(portal),
+        });
         self.keep(seen);
         Ok(())
     }
@@ -447,7 +498,9 @@ where
 
     fn plan(&self, body: &[u8], formats: &[i16], sensitive: bool) -> Result<Planned, Error> {
         let judging = self.link.judging.borrow();
-        judging.plan(body, Some(formats), sensitive).map_err(Error::Upstream)
+        judging
+            .plan(body, Some(formats), sensitive)
+            .map_err(Error::Upstream)
     }
 
     /// Records the run of a prepared statement and gives it its number.
@@ -467,7 +520,10 @@ where
             ),
             None => self.link.next_statement(),
         };
-        Run { treatment, ..Run::new(id, judged, verdict) }
+        Run {
+            treatment,
+            ..Run::new(id, judged, verdict)
+        }
     }
 
     async fn describe(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
@@ -488,7 +544,11 @@ where
                 }
             },
         };
-        self.push(Owed::Describe { prepared, portal, asked_by: AskedBy::Client });
+        self.push(Owed::Describe {
+            prepared,
+            portal,
+            asked_by: AskedBy::Client,
+        });
         self.keep(seen);
         Ok(())
     }
@@ -511,7 +571,10 @@ where
                 return Ok(());
             }
         }
-        self.link.judging.borrow_mut().forwarded(judged.side_effects);
+        self.link
+            .judging
+            .borrow_mut()
+            .forwarded(judged.side_effects);
         self.push(Owed::Execute(portal));
         self.keep(seen);
         Ok(())
@@ -541,14 +604,19 @@ where
 
     fn close(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let target = wire::Target::decode("Close", seen.body()).map_err(Error::Client)?;
-        self.push(Owed::Close { kind: target.kind, name: target.name.into() });
+        self.push(Owed::Close {
+            kind: target.kind,
+            name: target.name.into(),
+        });
         self.keep(seen);
         Ok(())
     }
 
     fn copy_data(&mut self, seen: &Seen<'_>) {
         // Outside of a COPY the server ignores it.
-        let Some(statement) = self.link.copying_in.get() else { return };
+        let Some(statement) = self.link.copying_in.get() else {
+            return;
+        };
         if self.link.results == Results::Full {
             let frames = &seen.source[seen.range.clone()];
             self.link.append(&Entry::CopyIn { statement, frames });
@@ -590,7 +658,8 @@ where
 
     /// Waits until the answers to earlier segments are there.
     async fn settle_segments(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        self.wait_while(seen, |link| link.queue.borrow().has_earlier_segments()).await
+        self.wait_while(seen, |link| link.queue.borrow().has_earlier_segments())
+            .await
     }
 
     fn deny_extended(&mut self, seen: &Seen<'_>, judged: &Judged, deny: &Rc<Deny>, via: Via) {
@@ -614,7 +683,9 @@ where
         (via, parameters): (Via, Option<&[u8]>),
     ) -> u64 {
         let statement = self.link.next_statement();
-        let Decision::Allow(allow) = &verdict.decision else { return statement };
+        let Decision::Allow(allow) = &verdict.decision else {
+            return statement;
+        };
         let observed = allow.observed.as_ref();
         self.link.append(&Entry::Decision {
             statement,
@@ -642,7 +713,10 @@ where
             span: narrow(0..judged.text.len()),
             via,
             parameters: None,
-            verdict: record::Verdict::Deny { sqlstate: deny.sqlstate, message: &deny.message },
+            verdict: record::Verdict::Deny {
+                sqlstate: deny.sqlstate,
+                message: &deny.message,
+            },
             rules: deny.rule.as_slice(),
             effects: judged.verdicts.iter().fold(0, |bits, v| bits | v.effects),
         });
@@ -661,7 +735,10 @@ fn refused_column(description: &[u8], refusal: &crate::mask::Refusal) -> Deny {
         .ok()
         .and_then(|mut fields| fields.nth(refusal.column))
         .and_then(Result::ok)
-        .map_or_else(|| "?".into(), |f| String::from_utf8_lossy(f.name).into_owned());
+        .map_or_else(
+            || "?".into(),
+            |f| String::from_utf8_lossy(f.name).into_owned(),
+        );
     judge::non_plain_output_denied(&name)
 }
 

@@ -40,7 +40,12 @@ where
     X: Cancel,
 {
     let mut input = ReadBuffer::holding(leftover);
-    let mut half = Half { link, muted: false, limit_hit: false, splice: Splice::default() };
+    let mut half = Half {
+        link,
+        muted: false,
+        limit_hit: false,
+        splice: Splice::default(),
+    };
     loop {
         let used = half.turn(input.bytes()).await?;
         input.consume(used);
@@ -138,7 +143,11 @@ where
             if source.len() - at < frame.size {
                 break;
             }
-            let seen = Seen { source, range: at..at + frame.size, tag: frame.tag };
+            let seen = Seen {
+                source,
+                range: at..at + frame.size,
+                tag: frame.tag,
+            };
             self.frame(&seen)?;
             at += frame.size;
         }
@@ -150,7 +159,9 @@ where
     async fn send(&mut self, source: &[u8]) -> Result<(), Error> {
         if !self.splice.is_empty() {
             let recorded = self.link.commit().await?;
-            self.link.answer(recorded, self.splice.bytes(source)).await?;
+            self.link
+                .answer(recorded, self.splice.bytes(source))
+                .await?;
             self.splice.clear();
         }
         Ok(())
@@ -202,7 +213,9 @@ where
                 self.keep(seen);
                 Ok(())
             }
-            b'R' => Err(Error::UpstreamSequence("an authentication message after log-in")),
+            b'R' => Err(Error::UpstreamSequence(
+                "an authentication message after log-in",
+            )),
             b'K' => Err(Error::UpstreamSequence("a second cancel key")),
             b'W' => Err(Error::UpstreamSequence("a switch to replication")),
             _ => Err(Error::UpstreamSequence("a message that was not asked for")),
@@ -228,7 +241,11 @@ where
     fn parameter_description(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let asked_by = match self.link.queue.borrow_mut().front() {
             Some(Owed::Describe { asked_by, .. }) => *asked_by,
-            _ => return Err(Error::UpstreamSequence("a parameter description that was not owed")),
+            _ => {
+                return Err(Error::UpstreamSequence(
+                    "a parameter description that was not owed",
+                ));
+            }
         };
         if asked_by == AskedBy::Client {
             self.keep(seen);
@@ -250,19 +267,27 @@ where
         }
         let mut queue = self.link.queue.borrow_mut();
         let Some(Owed::Query(batch)) = queue.front() else {
-            return Err(Error::UpstreamSequence("a row description that was not owed"));
+            return Err(Error::UpstreamSequence(
+                "a row description that was not owed",
+            ));
         };
         let run = batch
             .runs
             .front_mut()
             .ok_or(Error::UpstreamSequence("a row description of nothing"))?;
         let judging = self.link.judging.borrow();
-        run.treatment =
-            judging.plan(body, None, run.sensitive).map_err(Error::Upstream)?.into();
+        run.treatment = judging
+            .plan(body, None, run.sensitive)
+            .map_err(Error::Upstream)?
+            .into();
         if self.link.results == Results::Full {
             let masked = masked_columns(&run.treatment);
             let statement = run.statement;
-            self.link.append(&Entry::Columns { statement, fields: body, masked: &masked });
+            self.link.append(&Entry::Columns {
+                statement,
+                fields: body,
+                masked: &masked,
+            });
         }
         drop((queue, judging));
         self.keep(seen);
@@ -272,7 +297,12 @@ where
     /// Settles a Describe, if that is what is owed, and keeps what it told.
     fn described(&mut self, columns: &Columns) -> Result<Option<AskedBy>, Error> {
         let mut queue = self.link.queue.borrow_mut();
-        let Some(Owed::Describe { prepared, portal, asked_by }) = queue.front() else {
+        let Some(Owed::Describe {
+            prepared,
+            portal,
+            asked_by,
+        }) = queue.front()
+        else {
             return Ok(None);
         };
         let asked_by = *asked_by;
@@ -284,8 +314,10 @@ where
             // Whatever the statement was taken for: a masked column is masked.
             let mut run = portal.run.borrow_mut();
             let judging = self.link.judging.borrow();
-            run.treatment =
-                judging.plan(body, None, run.sensitive).map_err(Error::Upstream)?.into();
+            run.treatment = judging
+                .plan(body, None, run.sensitive)
+                .map_err(Error::Upstream)?
+                .into();
         }
         queue.settle();
         Ok(Some(asked_by))
@@ -311,7 +343,11 @@ where
             with_run(&mut queue, |run| rows::pass(run, source, at, splice))
                 .ok_or(Error::UpstreamSequence("rows that were not owed"))??
         };
-        let Passed { used, sent, over_limit } = passed;
+        let Passed {
+            used,
+            sent,
+            over_limit,
+        } = passed;
         if sent {
             self.record_rows(source, before);
         }
@@ -337,7 +373,11 @@ where
                 let run = portal.run.borrow();
                 (run.statement, masked_columns(&run.treatment))
             };
-            self.link.append(&Entry::Columns { statement, fields: &body, masked: &masked });
+            self.link.append(&Entry::Columns {
+                statement,
+                fields: &body,
+                masked: &masked,
+            });
         }
         Ok(())
     }
@@ -348,7 +388,9 @@ where
         let mut queue = self.link.queue.borrow_mut();
         let statement = with_run(&mut queue, |run| {
             if self.link.results == Results::Digest {
-                run.digest.get_or_insert_with(|| Box::new(RowsDigest::new())).update(frames);
+                run.digest
+                    .get_or_insert_with(|| Box::new(RowsDigest::new()))
+                    .update(frames);
             }
             run.statement
         });
@@ -522,12 +564,12 @@ where
     fn parameter_status(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let (name, value) = wire::parameter_status(seen.body()).map_err(Error::Upstream)?;
         match (name, value) {
-            ("standard_conforming_strings", v) if v != "on" => {
-                Err(Error::Setting { setting: "standard_conforming_strings" })
-            }
-            ("client_encoding", v) if v != "UTF8" => {
-                Err(Error::Setting { setting: "client_encoding" })
-            }
+            ("standard_conforming_strings", v) if v != "on" => Err(Error::Setting {
+                setting: "standard_conforming_strings",
+            }),
+            ("client_encoding", v) if v != "UTF8" => Err(Error::Setting {
+                setting: "client_encoding",
+            }),
             _ => {
                 if !self.muted {
                     self.splice.keep(seen.source, seen.range.clone());
@@ -553,7 +595,9 @@ where
 
 /// COPY FROM's tag says how many rows went in.
 fn note_copied(run: &mut Run, tag: &[u8]) {
-    let count = tag.strip_prefix(b"COPY ").and_then(|n| std::str::from_utf8(n).ok());
+    let count = tag
+        .strip_prefix(b"COPY ")
+        .and_then(|n| std::str::from_utf8(n).ok());
     if let (0, Some(rows)) = (run.rows, count.and_then(|n| n.parse().ok())) {
         run.rows = rows;
     }
@@ -640,7 +684,10 @@ fn take_failed(queue: &mut RefMut<'_, Queue>) -> Failed {
         None | Some(Owed::Sync(_) | Owed::Own(_)) => Failed::Plain,
         Some(Owed::FailTransaction { .. }) => Failed::Unseen,
         Some(Owed::Query(batch)) => failed_batch(batch),
-        Some(Owed::Parse { asked_by: AskedBy::Weir, .. }) => {
+        Some(Owed::Parse {
+            asked_by: AskedBy::Weir,
+            ..
+        }) => {
             // A look ahead of a simple query failed as the query would: the error, and the
             // ReadyForQuery behind it, are the query's answer.
             queue.fail(|_| {});

@@ -34,7 +34,11 @@ pub(super) fn pass(
         used = rows_that_fit(run, &source[at..at + used]);
         if used == 0 {
             run.over_limit = true;
-            return Ok(Passed { used: 0, sent: false, over_limit: true });
+            return Ok(Passed {
+                used: 0,
+                sent: false,
+                over_limit: true,
+            });
         }
         run.rows += wire::row_run(&source[at..at + used], u64::MAX).1;
     } else {
@@ -42,20 +46,32 @@ pub(super) fn pass(
     }
     run.bytes += used as u64;
     send(run, source, at..at + used, splice)?;
-    Ok(Passed { used, sent: true, over_limit: false })
+    Ok(Passed {
+        used,
+        sent: true,
+        over_limit: false,
+    })
 }
 
 /// The first frame is incomplete, or the limit of rows is reached.
 fn first_row_does_not_pass(run: &mut Run, rest: &[u8]) -> Passed {
     let over_limit = run.rows_left() == 0 && wire::row_run(rest, 1).0 > 0;
     run.over_limit = over_limit;
-    Passed { used: 0, sent: false, over_limit }
+    Passed {
+        used: 0,
+        sent: false,
+        over_limit,
+    }
 }
 
 fn drop_rows(run: &mut Run, rest: &[u8]) -> Passed {
     let (used, _) = wire::row_run(rest, u64::MAX);
     run.dropped += used as u64;
-    Passed { used, sent: false, over_limit: false }
+    Passed {
+        used,
+        sent: false,
+        over_limit: false,
+    }
 }
 
 fn rows_that_fit(run: &Run, rows: &[u8]) -> usize {
@@ -97,10 +113,7 @@ fn send(
     Ok(())
 }
 
-fn each_row(
-    rows: &[u8],
-    mut f: impl FnMut(&[u8]) -> Result<u32, Error>,
-) -> Result<u64, Error> {
+fn each_row(rows: &[u8], mut f: impl FnMut(&[u8]) -> Result<u32, Error>) -> Result<u64, Error> {
     let (mut at, mut masked) = (0, 0);
     while let Some(frame) = wire::frame(Side::Upstream, &rows[at..]).map_err(Error::Upstream)? {
         masked += u64::from(f(&rows[at + HEADER..at + frame.size])?);

@@ -92,7 +92,10 @@ pub(super) struct Prepared {
 
 impl Prepared {
     pub(super) fn new(judged: Rc<Judged>) -> Rc<Self> {
-        Rc::new(Self { judged: RefCell::new(judged), columns: RefCell::new(Columns::Unknown) })
+        Rc::new(Self {
+            judged: RefCell::new(judged),
+            columns: RefCell::new(Columns::Unknown),
+        })
     }
 }
 
@@ -173,11 +176,15 @@ impl Run {
 
     /// Rows that may still be sent.
     pub(super) fn rows_left(&self) -> u64 {
-        self.limits.max_rows.map_or(u64::MAX, |max| max.saturating_sub(self.rows))
+        self.limits
+            .max_rows
+            .map_or(u64::MAX, |max| max.saturating_sub(self.rows))
     }
 
     /// Whether `more` bytes may still be sent.
     pub(super) fn fits(&self, more: u64) -> bool {
-        self.limits.max_bytes.is_none_or(|max| self.bytes.saturating_add(more) <= max)
+        self.limits
+            .max_bytes
+            .is_none_or(|max| self.bytes.saturating_add(more) <= max)
     }
 }

@@ -51,13 +51,15 @@ impl Tally {
 
     /// The sum of many.
     pub fn sum<'a>(tallies: impl IntoIterator<Item = &'a Self>) -> Counts {
-        tallies.into_iter().fold(Counts::default(), |sum, t| Counts {
-            open: sum.open + t.open.load(Ordering::Relaxed),
-            sessions: sum.sessions + t.sessions.load(Ordering::Relaxed),
-            refused: sum.refused + t.refused.load(Ordering::Relaxed),
-            allowed: sum.allowed + t.allowed.load(Ordering::Relaxed),
-            denied: sum.denied + t.denied.load(Ordering::Relaxed),
-        })
+        tallies
+            .into_iter()
+            .fold(Counts::default(), |sum, t| Counts {
+                open: sum.open + t.open.load(Ordering::Relaxed),
+                sessions: sum.sessions + t.sessions.load(Ordering::Relaxed),
+                refused: sum.refused + t.refused.load(Ordering::Relaxed),
+                allowed: sum.allowed + t.allowed.load(Ordering::Relaxed),
+                denied: sum.denied + t.denied.load(Ordering::Relaxed),
+            })
     }
 }
 

@@ -101,9 +101,15 @@ struct Stage {
 }
 
 fn active(text: &str, generation: u64) -> Arc<Active> {
-    let sources = [Source { name: "test.toml".into(), text: text.into() }];
+    let sources = [Source {
+        name: "test.toml".into(),
+        text: text.into(),
+    }];
     let policy = policy::parse(&sources).expect("a valid policy");
-    Arc::new(Active { policy: Arc::new(policy), generation })
+    Arc::new(Active {
+        policy: Arc::new(policy),
+        generation,
+    })
 }
 
 fn opening() -> SessionOpen {
@@ -147,7 +153,11 @@ impl Stage {
         let (policy, active) = watch::channel(active(POLICY, 1));
         let (_, catalog) = watch::channel(Arc::new(catalog()));
         let (drain, draining) = watch::channel(false);
-        let who = Who { agent: "coder".into(), groups: [].into(), datastore: "appdb".into() };
+        let who = Who {
+            agent: "coder".into(),
+            groups: [].into(),
+            datastore: "appdb".into(),
+        };
         let parts = Parts {
             client: near_client,
             upstream: near_server,
@@ -157,11 +167,18 @@ impl Stage {
             results: Results::Full,
             tally: Arc::new(Tally::default()),
         };
-        let relay = tokio::task::spawn_local(async move {
-            relay::run(parts, &NoCancel, draining).await
-        });
+        let relay =
+            tokio::task::spawn_local(async move { relay::run(parts, &NoCancel, draining).await });
         let journal = open.id.path_in(&dir.path().join("journal"));
-        Self { client, server, policy, drain, journal, relay, _dir: dir }
+        Self {
+            client,
+            server,
+            policy,
+            drain,
+            journal,
+            relay,
+            _dir: dir,
+        }
     }
 
     async fn client_says(&mut self, bytes: &[u8]) {
@@ -197,7 +214,11 @@ impl Stage {
         assert_eq!(tag, b'E');
         let fields = ErrorFields::decode(&body).expect("an error");
         let message = String::from_utf8_lossy(fields.message).into_owned();
-        assert_eq!(String::from_utf8_lossy(fields.sqlstate), sqlstate, "{message}");
+        assert_eq!(
+            String::from_utf8_lossy(fields.sqlstate),
+            sqlstate,
+            "{message}"
+        );
         assert!(message.contains(words), "{message}");
     }
 
@@ -255,7 +276,10 @@ fn parse(name: &str, text: &str) -> Vec<u8> {
 }
 
 fn bind(portal: &str, statement: &str) -> Vec<u8> {
-    f(b'B', format!("{portal}\0{statement}\0\0\0\0\0\0\0").as_bytes())
+    f(
+        b'B',
+        format!("{portal}\0{statement}\0\0\0\0\0\0\0").as_bytes(),
+    )
 }
 
 fn execute(portal: &str) -> Vec<u8> {
@@ -275,7 +299,10 @@ fn complete(tag: &str) -> Vec<u8> {
 }
 
 fn error(sqlstate: &str, message: &str) -> Vec<u8> {
-    f(b'E', format!("SERROR\0C{sqlstate}\0M{message}\0\0").as_bytes())
+    f(
+        b'E',
+        format!("SERROR\0C{sqlstate}\0M{message}\0\0").as_bytes(),
+    )
 }
 
 /// A description of text columns: name, table, column.
@@ -316,7 +343,10 @@ async fn an_allowed_query_is_forwarded_as_it_came_once_its_decision_is_recorded(
         s.client_says(&query(text)).await;
         s.server_gets(&query(text)).await;
         let recorded = s.recorded();
-        assert!(recorded.contains("Decision") && recorded.contains("Allow"), "{recorded}");
+        assert!(
+            recorded.contains("Decision") && recorded.contains("Allow"),
+            "{recorded}"
+        );
         let answer = [
             description(&[("id", 20002, 1)]),
             row(&["1"]),
@@ -339,7 +369,8 @@ async fn an_allowed_query_is_forwarded_as_it_came_once_its_decision_is_recorded(
 async fn a_denied_query_is_answered_without_the_server_and_the_session_goes_on() {
     on_stage(|mut s| async move {
         s.client_says(&query("DROP TABLE orders")).await;
-        s.client_is_refused("42501", "schema changes go through migrations").await;
+        s.client_is_refused("42501", "schema changes go through migrations")
+            .await;
         s.client_gets(&ready(b'I')).await;
         s.nothing_reaches_the_server().await;
         assert!(s.recorded().contains("Deny"));
@@ -352,7 +383,8 @@ async fn a_denied_query_is_answered_without_the_server_and_the_session_goes_on()
 #[tokio::test]
 async fn one_denied_statement_denies_its_batch_before_any_of_it_runs() {
     on_stage(|mut s| async move {
-        s.client_says(&query("INSERT INTO orders VALUES (1); DROP TABLE orders")).await;
+        s.client_says(&query("INSERT INTO orders VALUES (1); DROP TABLE orders"))
+            .await;
         s.client_is_refused("42501", "migrations").await;
         s.client_gets(&ready(b'I')).await;
         s.nothing_reaches_the_server().await;
@@ -365,14 +397,20 @@ async fn a_denied_query_in_a_transaction_fails_the_servers_transaction_too() {
     on_stage(|mut s| async move {
         s.client_says(&query("BEGIN")).await;
         s.server_gets(&query("BEGIN")).await;
-        s.server_says(&[complete("BEGIN"), ready(b'T')].concat()).await;
-        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat()).await;
+        s.server_says(&[complete("BEGIN"), ready(b'T')].concat())
+            .await;
+        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat())
+            .await;
         s.client_says(&query("DROP TABLE orders")).await;
         let (tag, body) = s.server_frame().await;
         assert_eq!(tag, b'Q');
         assert!(!show(&body).contains("DROP"), "{}", show(&body));
-        assert!(show(&body).contains("no-ddl"), "the server's log names the rule");
-        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat()).await;
+        assert!(
+            show(&body).contains("no-ddl"),
+            "the server's log names the rule"
+        );
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
         s.client_is_refused("42501", "migrations").await;
         s.client_gets(&ready(b'E')).await;
     })
@@ -399,7 +437,8 @@ async fn a_denied_parse_fails_at_its_place_in_a_pipeline() {
         // What follows would be discarded.
         s.server_gets(&sync()).await;
         let rows = [f(b'1', b""), f(b'2', b""), complete("SELECT 0")].concat();
-        s.server_says(&[rows.clone(), error("42601", "syntax error"), ready(b'I')].concat()).await;
+        s.server_says(&[rows.clone(), error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
         s.client_gets(&rows).await;
         s.client_is_refused("42501", "migrations").await;
         s.client_gets(&ready(b'I')).await;
@@ -411,17 +450,20 @@ async fn a_denied_parse_fails_at_its_place_in_a_pipeline() {
 async fn a_name_that_hangs_on_an_open_answer_is_not_used_before_it_comes() {
     on_stage(|mut s| async move {
         let first = [parse("s", "SELECT id FROM orders"), sync()].concat();
-        s.client_says(&[first.clone(), bind("", "s"), execute(""), sync()].concat()).await;
+        s.client_says(&[first.clone(), bind("", "s"), execute(""), sync()].concat())
+            .await;
         s.server_gets(&first).await;
         s.nothing_reaches_the_server().await;
-        s.server_says(&[error("42P05", "exists"), ready(b'I')].concat()).await;
+        s.server_says(&[error("42P05", "exists"), ready(b'I')].concat())
+            .await;
         s.client_is_refused("42P05", "exists").await;
         s.client_gets(&ready(b'I')).await;
         // The name means nothing that Weir has judged.
         let (tag, body) = s.server_frame().await;
         assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
         s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
         s.client_is_refused("26000", "prepared statement").await;
         s.client_gets(&ready(b'I')).await;
     })
@@ -438,17 +480,23 @@ async fn a_masked_column_is_masked_after_a_look_at_the_result() {
         assert_eq!(s.server_frame().await.0, b'S');
         let described = description(&[("id", CUSTOMERS, 1), ("ssn", CUSTOMERS, 2)]);
         let parameters = f(b't', &[0, 0]);
-        s.server_says(&[f(b'1', b""), parameters, described.clone(), ready(b'I')].concat()).await;
+        s.server_says(&[f(b'1', b""), parameters, described.clone(), ready(b'I')].concat())
+            .await;
         s.server_gets(&query("SELECT id, ssn FROM customers")).await;
         let rows = [row(&["1", "123-45-6789"]), row(&["2", "987-65-4321"])].concat();
-        s.server_says(&[described.clone(), rows, complete("SELECT 2"), ready(b'I')].concat()).await;
+        s.server_says(&[described.clone(), rows, complete("SELECT 2"), ready(b'I')].concat())
+            .await;
         s.client_gets(&described).await;
         for id in ["1", "2"] {
             s.client_gets(&row(&[id, "[redacted]"])).await;
         }
-        s.client_gets(&[complete("SELECT 2"), ready(b'I')].concat()).await;
+        s.client_gets(&[complete("SELECT 2"), ready(b'I')].concat())
+            .await;
         let recorded = s.recorded();
-        assert!(!recorded.contains("6789"), "the journal holds what the client got");
+        assert!(
+            !recorded.contains("6789"),
+            "the journal holds what the client got"
+        );
     })
     .await;
 }
@@ -461,7 +509,8 @@ async fn an_output_that_is_computed_beside_masked_columns_is_denied_before_it_ru
             assert_eq!(s.server_frame().await.0, tag);
         }
         let described = description(&[("?column?", 0, 0)]);
-        s.server_says(&[f(b'1', b""), f(b't', &[0, 0]), described, ready(b'I')].concat()).await;
+        s.server_says(&[f(b'1', b""), f(b't', &[0, 0]), described, ready(b'I')].concat())
+            .await;
         s.client_is_refused("42501", "?column?").await;
         s.client_gets(&ready(b'I')).await;
         s.nothing_reaches_the_server().await;
@@ -473,15 +522,19 @@ async fn an_output_that_is_computed_beside_masked_columns_is_denied_before_it_ru
 async fn an_error_of_a_sensitive_statement_is_scrubbed() {
     on_stage(|mut s| async move {
         let text = "SELECT ssn FROM customers";
-        s.client_says(&[parse("", text), bind("", ""), execute(""), sync()].concat()).await;
+        s.client_says(&[parse("", text), bind("", ""), execute(""), sync()].concat())
+            .await;
         for tag in [b'P', b'D', b'H'] {
             assert_eq!(s.server_frame().await.0, tag);
         }
         let described = description(&[("ssn", CUSTOMERS, 2)]);
-        s.server_says(&[f(b'1', b""), f(b't', &[0, 0]), described].concat()).await;
-        s.server_gets(&[bind("", ""), execute(""), sync()].concat()).await;
+        s.server_says(&[f(b'1', b""), f(b't', &[0, 0]), described].concat())
+            .await;
+        s.server_gets(&[bind("", ""), execute(""), sync()].concat())
+            .await;
         let failure = error("22P02", "invalid input: \"123-45-6789\"");
-        s.server_says(&[f(b'2', b""), failure, ready(b'I')].concat()).await;
+        s.server_says(&[f(b'2', b""), failure, ready(b'I')].concat())
+            .await;
         s.client_gets(&[f(b'1', b""), f(b'2', b"")].concat()).await;
         s.client_is_refused("22P02", "withheld").await;
         s.client_gets(&ready(b'I')).await;
@@ -494,17 +547,26 @@ async fn rows_beyond_the_limit_are_withheld_and_the_transaction_fails() {
     on_stage(|mut s| async move {
         s.client_says(&query("BEGIN")).await;
         s.server_gets(&query("BEGIN")).await;
-        s.server_says(&[complete("BEGIN"), ready(b'T')].concat()).await;
-        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat()).await;
+        s.server_says(&[complete("BEGIN"), ready(b'T')].concat())
+            .await;
+        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat())
+            .await;
         s.client_says(&query("SELECT id FROM limited")).await;
         s.server_gets(&query("SELECT id FROM limited")).await;
         let described = description(&[("id", 20003, 1)]);
         let rows = [row(&["1"]), row(&["2"]), row(&["3"]), row(&["4"])].concat();
-        s.server_says(&[described.clone(), rows, complete("SELECT 4"), ready(b'T')].concat()).await;
-        s.client_gets(&[described, row(&["1"]), row(&["2"])].concat()).await;
+        s.server_says(&[described.clone(), rows, complete("SELECT 4"), ready(b'T')].concat())
+            .await;
+        s.client_gets(&[described, row(&["1"]), row(&["2"])].concat())
+            .await;
         s.client_is_refused("54000", "limit").await;
-        assert_eq!(s.server_frame().await.0, b'Q', "a text that fails the transaction");
-        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat()).await;
+        assert_eq!(
+            s.server_frame().await.0,
+            b'Q',
+            "a text that fails the transaction"
+        );
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
         s.client_gets(&ready(b'E')).await;
     })
     .await;
@@ -513,17 +575,21 @@ async fn rows_beyond_the_limit_are_withheld_and_the_transaction_fails() {
 #[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
-        s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat()).await;
-        s.server_gets(&[parse("s", "SELECT id FROM orders"), sync()].concat()).await;
+        s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
+            .await;
+        s.server_gets(&[parse("s", "SELECT id FROM orders"), sync()].concat())
+            .await;
         s.server_says(&[f(b'1', b""), ready(b'I')].concat()).await;
         s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
         let strict = "version = 1\n[[rule]]\nname = \"none\"\neffects = [\"read\"]\n\
                       objects = [\"*.*\"]\ndecision = \"deny\"\nmessage = \"closed\"\n";
         s.policy.send_replace(active(strict, 2));
-        s.client_says(&[bind("", "s"), execute(""), sync()].concat()).await;
+        s.client_says(&[bind("", "s"), execute(""), sync()].concat())
+            .await;
         assert_eq!(s.server_frame().await.0, b'P');
         s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
         s.client_is_refused("42501", "closed").await;
         s.client_gets(&ready(b'I')).await;
         assert!(s.recorded().contains("Policy"));
@@ -544,8 +610,10 @@ async fn copy_in_passes_and_a_sync_within_it_is_not_waited_for() {
         let data = [f(b'd', b"1\n"), f(b'c', b""), sync()].concat();
         s.client_says(&data).await;
         s.server_gets(&data).await;
-        s.server_says(&[complete("COPY 1"), ready(b'I')].concat()).await;
-        s.client_gets(&[complete("COPY 1"), ready(b'I')].concat()).await;
+        s.server_says(&[complete("COPY 1"), ready(b'I')].concat())
+            .await;
+        s.client_gets(&[complete("COPY 1"), ready(b'I')].concat())
+            .await;
         assert!(s.recorded().contains("CopyIn"));
     })
     .await;
@@ -554,7 +622,8 @@ async fn copy_in_passes_and_a_sync_within_it_is_not_waited_for() {
 #[tokio::test]
 async fn a_function_call_is_denied() {
     on_stage(|mut s| async move {
-        s.client_says(&f(b'F', &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0])).await;
+        s.client_says(&f(b'F', &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
+            .await;
         s.client_is_refused("42501", "FunctionCall").await;
         s.client_gets(&ready(b'I')).await;
         s.nothing_reaches_the_server().await;
@@ -576,7 +645,10 @@ async fn malformed_and_oversize_frames_end_the_session() {
             s.client_says(&bytes).await;
             s.nothing_reaches_the_server().await;
             let end = s.end().await;
-            assert!(matches!(end, Err(Error::Client(_) | Error::ClientSequence(_))), "{end:?}");
+            assert!(
+                matches!(end, Err(Error::Client(_) | Error::ClientSequence(_))),
+                "{end:?}"
+            );
         })
         .await;
     }
@@ -621,7 +693,10 @@ async fn a_drained_session_ends_once_it_is_at_rest() {
         s.server_says(&answer).await;
         s.client_gets(&answer).await;
         let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
-        assert!(matches!(left.expect("ends").expect("no panic").end, Ok(End::Drained)));
+        assert!(matches!(
+            left.expect("ends").expect("no panic").end,
+            Ok(End::Drained)
+        ));
     })
     .await;
 }
@@ -674,7 +749,10 @@ async fn a_slow_client_holds_the_server_back() {
             s.server_says(&description(&[("id", 20002, 1)])).await;
             let many = row(&["x".repeat(1000).as_str()]).repeat(1000);
             let sent = tokio::time::timeout(Duration::from_millis(200), s.server.write_all(&many));
-            assert!(sent.await.is_err(), "a megabyte was taken from the server for nobody");
+            assert!(
+                sent.await.is_err(),
+                "a megabyte was taken from the server for nobody"
+            );
         })
         .await;
 }

@@ -326,10 +326,7 @@ mod tests {
         assert_eq!(row_run(&buf, u64::MAX), (2 * one.len(), 2));
         buf.extend_from_slice(b"C\0\0\0\x0dSELECT 2\0");
         assert_eq!(row_run(&buf, u64::MAX), (2 * one.len(), 2));
-        assert_eq!(
-            row_run(&buf[..one.len() * 2 - 1], u64::MAX),
-            (one.len(), 1)
-        );
+        assert_eq!(row_run(&buf[..one.len() * 2 - 1], u64::MAX), (one.len(), 1));
         assert_eq!(row_run(&buf, 1), (one.len(), 1));
         assert_eq!(row_run(b"D\0\0\0\x03", u64::MAX), (0, 0));
     }

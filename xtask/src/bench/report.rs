@@ -68,15 +68,17 @@ fn table(out: &mut String, results: &Results) -> Result<()> {
                 }
                 _ => String::new(),
             };
-            let cpu = if cpu > 0.0 {
-                format!("{cpu:.1}")
-            } else {
-                String::new()
+            let figure = |value: f64, digits| match value {
+                0.0 => String::new(),
+                value => format!("{value:.digits$}"),
             };
             writeln!(
                 out,
-                "| {} | {subject} | {rate:.1} | {p50:.0} | {p99:.0} | {cpu} | {} | {} |",
+                "| {} | {subject} | {rate:.1} | {} | {} | {} | {} | {} |",
                 workload.name,
+                figure(p50, 0),
+                figure(p99, 0),
+                figure(cpu, 1),
                 share(|s| s.rate),
                 share(|s| s.cpu),
             )?;

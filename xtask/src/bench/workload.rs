@@ -75,9 +75,9 @@ pub(crate) const ALL: [Workload; 10] = [
 pub(crate) struct Sample {
     /// Transactions a second.
     pub(crate) rate: f64,
-    /// Microseconds that half of all transactions stay below.
+    /// Microseconds that half of all transactions stay below; 0 where that wasn't measured.
     pub(crate) p50: f64,
-    /// Microseconds that 99 of 100 transactions stay below.
+    /// Microseconds that 99 of 100 transactions stay below; 0 likewise.
     pub(crate) p99: f64,
     /// Microseconds of the gateway's CPU for a transaction; 0 without a gateway.
     pub(crate) cpu: f64,
@@ -146,6 +146,10 @@ fn pgbench(
     let count = number_after(&text, "actually processed: ")?;
     let rate = number_after(&text, "tps = ")?;
     let mut latencies = latencies(log)?;
+    if matches!(kind, Kind::Connect) {
+        // pgbench's log has the statement alone, and it is the connection that counts here.
+        latencies.clear();
+    }
     let (p50, p99) = (
         percentile(&mut latencies, 0.5),
         percentile(&mut latencies, 0.99),
@@ -172,16 +176,11 @@ fn copy(mut command: Command) -> Result<(f64, Sample)> {
         "psql: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let micros = took * 1e6;
-    Ok((
-        1.0,
-        Sample {
-            rate: 1.0 / took,
-            p50: micros,
-            p99: micros,
-            cpu: 0.0,
-        },
-    ))
+    let sample = Sample {
+        rate: 1.0 / took,
+        ..Sample::default()
+    };
+    Ok((1.0, sample))
 }
 
 fn number_after(text: &str, mark: &str) -> Result<f64> {
