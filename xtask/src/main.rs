@@ -1,10 +1,15 @@
 //! `cargo xtask`: the one front door for people who develop Weir. CI calls nothing else.
 
+mod bench;
+mod demo;
 mod ebpf;
 mod fuzz;
 mod lint;
+mod relay;
 mod setup;
 mod test;
+
+use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -27,6 +32,10 @@ enum Command {
     Lint,
     /// Run every test, end-to-end ones included (needs root)
     Test,
+    /// Show the main job on a throw-away database, as one transcript (needs root)
+    Demo,
+    /// Measure Weir beside a bare relay and pgbouncer; writes bench/RESULTS.md (needs root)
+    Bench(bench::Args),
     /// Run each fuzz target for a while (needs no root)
     Fuzz {
         /// Seconds for each target
@@ -35,14 +44,33 @@ enum Command {
         /// Only this target
         target: Option<String>,
     },
+    /// The bench's bare relay
+    #[command(hide = true)]
+    Relay {
+        listen: SocketAddr,
+        upstream: SocketAddr,
+    },
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Setup => setup::run(),
         Command::Ebpf => ebpf::run(),
         Command::Lint => lint::run(),
         Command::Test => test::run(),
+        Command::Demo => demo::run(),
+        Command::Bench(args) => bench::run(&args),
+        Command::Relay { listen, upstream } => relay::run(listen, upstream),
         Command::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
     }
 }

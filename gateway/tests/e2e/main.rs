@@ -1,5 +1,14 @@
 //! Weir from end to end: real clients in real cgroups and namespaces, real eBPF, a real
 //! PostgreSQL. Needs root; `cargo xtask test` runs it.
+//!
+//! Each test has a world of its own (`xtask::world`), so they run side by side.
 
+mod drivers;
+mod encryption;
+mod failing;
 mod harness;
+mod masking;
+mod psql;
+mod refusing;
+mod sessions;
 mod support;

@@ -6,6 +6,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -110,14 +111,15 @@ impl Weir {
     }
 
     /// The daemon's process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
     }
 
-    /// Process id of the daemon.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    /// Asks it to drain, waits for its end, and says how it ended.
+    pub fn drain(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(limit)
     }
 
     /// What it logged so far.

@@ -95,7 +95,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `command`; stdout and stderr go to `log`. `end` is how it is asked to stop.
-    pub(super) fn start(name: &str, mut command: Command, log: &Path, end: Signal) -> Result<Self> {
+    pub fn start(name: &str, mut command: Command, log: &Path, end: Signal) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
         let child = command
             .stdout(file.try_clone()?)
@@ -145,9 +145,25 @@ impl Process {
         bail!("{} still runs after {limit:?}", self.name)
     }
 
+    /// Waits until it has written `text`.
+    pub fn until_says(&mut self, text: &str, limit: Duration) -> Result<()> {
+        let log = self.log.clone();
+        self.until(limit, || {
+            fs::read(&log).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
+        })
+    }
+
+    /// Resident memory, bytes.
+    pub fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context("a process has a VmRSS")?.parse::<u64>()? * 1024)
+    }
+
     /// Polls `ready` until it holds. An early death or the limit is an error that carries the
     /// end of the output.
-    pub(super) fn until(&mut self, limit: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
+    pub fn until(&mut self, limit: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {

@@ -1,0 +1,57 @@
+//! The bare relay that Weir is measured against: bytes from one socket to the other, nothing else.
+//!
+//! It has Weir's shape, so that the difference is what Weir does and not how it is run: one
+//! thread accepts, and hands each connection in turn to one of as many current-thread runtimes as
+//! there are cores, where it stays.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    net::TcpStream as Stream,
+    runtime::Builder,
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    task::LocalSet,
+};
+
+/// Relays connections to `listen` until the process is ended.
+pub(crate) fn run(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(listen).with_context(|| format!("bind {listen}"))?;
+    let cores = thread::available_parallelism()?.get();
+    let workers: Vec<_> = (0..cores).map(|_| worker(upstream)).collect();
+    for (connection, worker) in listener.incoming().zip(workers.iter().cycle()) {
+        worker.send(connection?).context("a worker is gone")?;
+    }
+    Ok(())
+}
+
+/// Starts a thread that relays what it is sent.
+fn worker(upstream: SocketAddr) -> UnboundedSender<TcpStream> {
+    let (sender, mut connections) = unbounded_channel();
+    thread::spawn(move || -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        LocalSet::new().block_on(&runtime, async {
+            while let Some(connection) = connections.recv().await {
+                // A connection that breaks is its client's loss alone.
+                tokio::task::spawn_local(relay(connection, upstream));
+            }
+        });
+        Ok(())
+    });
+    sender
+}
+
+async fn relay(client: TcpStream, upstream: SocketAddr) -> io::Result<()> {
+    client.set_nonblocking(true)?;
+    let mut client = Stream::from_std(client)?;
+    let mut upstream = Stream::connect(upstream).await?;
+    client.set_nodelay(true)?;
+    upstream.set_nodelay(true)?;
+    tokio::io::copy_bidirectional(&mut client, &mut upstream)
+        .await
+        .map(drop)
+}
