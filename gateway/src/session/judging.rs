@@ -12,10 +12,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::statement::{Generation, Judged, SideEffects, Verdict};
+use super::stored::{ByName, Made, Stored};
 use crate::catalog::Catalog;
 use crate::judge::{self, View};
 use crate::mask::{self, MaskSet, Planned};
-use crate::policy::{Decision, Deny, Subject, SubjectPolicy};
+use crate::policy::{Decision, Deny, Limits, Subject, SubjectPolicy};
 use crate::policy_store::Active;
 use crate::sql::{self, Analysis, Effect, Statement};
 use crate::wire;
@@ -66,6 +67,7 @@ pub(super) struct Judging {
     generation: Generation,
     /// Cleared once the session has changed its path: then a name may mean any schema's object.
     search_path: Option<Vec<Box<str>>>,
+    stored: Stored,
     judged: HashMap<Rc<str>, Rc<Judged>>,
     texts: u32,
 }
@@ -94,6 +96,7 @@ impl Judging {
             masks,
             generation,
             search_path,
+            stored: Stored::default(),
             judged: HashMap::new(),
             texts: 0,
         }
@@ -111,6 +114,7 @@ impl Judging {
         self.masks = Rc::new(resolve(&self.who, &self.rules, &self.snapshot));
         self.generation = Generation {
             path_changed: self.generation.path_changed,
+            by_name: self.stored.terms(self.policy.generation),
             ..generation(&self.policy, &self.snapshot)
         };
         self.judged.clear();
@@ -168,7 +172,7 @@ impl Judging {
             masks: &self.masks,
             search_path,
         };
-        let verdicts: Vec<Verdict> = analysis
+        let mut verdicts: Vec<Verdict> = analysis
             .statements
             .iter()
             .map(|statement| {
@@ -181,6 +185,12 @@ impl Judging {
                 }
             })
             .collect();
+        let limits = strictest(&verdicts);
+        for (verdict, statement) in verdicts.iter_mut().zip(&analysis.statements) {
+            let stored = statement.shape.stored;
+            let by_name = self.generation.by_name;
+            by_name.apply(stored, limits, &mut verdict.decision);
+        }
         let denied = verdicts.iter().find_map(|v| match &v.decision {
             Decision::Deny(deny) => Some(Rc::new(deny.clone())),
             Decision::Allow(_) => None,
@@ -194,6 +204,7 @@ impl Judging {
             generation: self.generation,
             denied,
             probed: std::cell::Cell::new(false),
+            limits,
             side_effects,
         }
     }
@@ -237,13 +248,57 @@ impl Judging {
         Ok(planned)
     }
 
-    /// Whether any column is masked for this agent.
-    pub(super) fn masks_anything(&self) -> bool {
-        !self.masks.is_empty()
+    /// A statement of the protocol gets a name.
+    pub(super) fn prepared(&mut self, name: &[u8], judged: &Judged) {
+        if !name.is_empty() {
+            self.stored.prepared(self.made(judged));
+            self.update_terms();
+        }
+    }
+
+    /// A portal of the protocol gets a name.
+    pub(super) fn opened(&mut self, name: &[u8], judged: &Judged) {
+        if !name.is_empty() {
+            self.stored.opened(self.made(judged));
+            self.update_terms();
+        }
+    }
+
+    /// The server has told that no transaction is open, and owes nothing.
+    pub(super) fn transaction_ended(&mut self) {
+        self.stored.transaction_ended();
+        self.update_terms();
+    }
+
+    fn made(&self, judged: &Judged) -> Made {
+        Made {
+            policy: self.policy.generation,
+            masked: judged.sensitive,
+            limits: judged.limits,
+        }
+    }
+
+    fn update_terms(&mut self) {
+        let by_name = self.stored.terms(self.policy.generation);
+        if by_name != self.generation.by_name {
+            self.generation.by_name = by_name;
+            self.judged.clear();
+        }
     }
 
     /// A text goes upstream: from here on names may mean something else.
-    pub(super) fn forwarded(&mut self, effects: SideEffects) {
+    pub(super) fn forwarded(&mut self, judged: &Judged) {
+        let effects = judged.side_effects;
+        if effects.statements {
+            self.stored.prepared(self.made(judged));
+        }
+        if effects.portals {
+            self.stored.opened(self.made(judged));
+        }
+        if effects.holds {
+            self.stored.held();
+        }
+        self.update_terms();
         if effects.search_path && self.search_path.take().is_some() {
             self.judged.clear();
             // What was prepared was judged under the old path.
@@ -259,11 +314,20 @@ impl Judging {
     }
 }
 
+fn strictest(verdicts: &[Verdict]) -> Limits {
+    let limits = verdicts.iter().filter_map(|v| match &v.decision {
+        Decision::Allow(allow) => Some(allow.limits),
+        Decision::Deny(_) => None,
+    });
+    limits.fold(Limits::default(), Limits::and)
+}
+
 fn generation(policy: &Active, catalog: &Catalog) -> Generation {
     Generation {
         policy: policy.generation,
         catalog: catalog.generation(),
         path_changed: false,
+        by_name: ByName::default(),
     }
 }
 
@@ -280,6 +344,7 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
     SideEffects {
         statements: matches!(tag, "PREPARE" | "DEALLOCATE" | "DISCARD"),
         portals: matches!(tag, "DECLARE CURSOR" | "CLOSE" | "CLOSE CURSOR" | "DISCARD"),
+        holds: statement.shape.holds,
         search_path: judge::changes_search_path(statement),
         catalog: statement
             .touches

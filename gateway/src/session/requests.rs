@@ -255,10 +255,7 @@ where
                 Run::new(id, &judged, Some(verdict))
             })
             .collect();
-        self.link
-            .judging
-            .borrow_mut()
-            .forwarded(judged.side_effects);
+        self.link.judging.borrow_mut().forwarded(&judged);
         self.push(Owed::Query(Box::new(Batch { runs, denied: None })));
         self.keep(seen);
         Ok(())
@@ -395,6 +392,7 @@ where
         for (verdict, statement) in judged.verdicts.iter().zip(&judged.analysis.statements) {
             self.record_allowed(&judged, verdict, statement.span.clone(), (Via::Parse, None));
         }
+        self.link.judging.borrow_mut().prepared(parse.name, &judged);
         let prepared = Prepared::new(Rc::clone(&judged));
         self.push(Owed::Parse {
             name: parse.name.into(),
@@ -435,6 +433,9 @@ where
             self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
             return Ok(());
         };
+        let judged = self.current(&prepared);
+        self.link.judging.borrow_mut().opened(bind.portal, &judged);
+        // The name may have changed on what terms it runs.
         let judged = self.current(&prepared);
         if let Some(deny) = &judged.denied {
             self.deny_extended(seen, &judged, deny, Via::Execute);
@@ -571,10 +572,7 @@ where
                 return Ok(());
             }
         }
-        self.link
-            .judging
-            .borrow_mut()
-            .forwarded(judged.side_effects);
+        self.link.judging.borrow_mut().forwarded(&judged);
         self.push(Owed::Execute(portal));
         self.keep(seen);
         Ok(())

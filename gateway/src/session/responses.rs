@@ -530,7 +530,11 @@ where
                 _ => return Err(Error::UpstreamSequence("ReadyForQuery that was not owed")),
             }
             queue.ready(status);
-            queue.settle()
+            let settled = queue.settle();
+            if status == TxStatus::Idle && queue.is_empty() {
+                self.link.judging.borrow_mut().transaction_ended();
+            }
+            settled
         };
         match owed {
             Some(Owed::Sync(AskedBy::Weir) | Owed::FailTransaction { told: true }) => {
