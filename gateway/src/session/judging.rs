@@ -248,6 +248,21 @@ impl Judging {
         Ok(planned)
     }
 
+    /// Whether an error or a notice is about a row with masked columns. A statement needn't name a
+    /// table for its rows to be told of: foreign keys and triggers reach others.
+    pub(super) fn tells_of_masked(&self, fields: &wire::ErrorFields<'_>) -> bool {
+        if self.masks.is_empty() || fields.table.is_empty() {
+            return false;
+        }
+        let text = |bytes| String::from_utf8_lossy(bytes).into();
+        let name = sql::Name {
+            schema: (!fields.schema.is_empty()).then(|| text(fields.schema)),
+            name: text(fields.table),
+        };
+        let known = self.snapshot.resolve(&name, None);
+        known.is_empty() || known.iter().any(|r| self.masks.is_sensitive(r.oid))
+    }
+
     /// A statement of the protocol gets a name.
     pub(super) fn prepared(&mut self, name: &[u8], judged: &Judged) {
         if !name.is_empty() {

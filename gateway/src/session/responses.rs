@@ -484,9 +484,10 @@ where
                 }
             }
             Failed::Unseen => {}
-            Failed::Plain => self.keep(seen),
+            Failed::Plain => self.error_of(seen, &fields, false),
             Failed::Runs(mut runs) => {
                 let sensitive = runs.first().is_some_and(|r| r.run().sensitive);
+                let sensitive = sensitive || self.link.judging.borrow().tells_of_masked(&fields);
                 let mut status = Status::Failed {
                     sqlstate: fields.sqlstate,
                     message: if sensitive { b"" } else { fields.message },
@@ -506,6 +507,7 @@ where
     }
 
     fn error_of(&mut self, seen: &Seen<'_>, fields: &ErrorFields<'_>, sensitive: bool) {
+        let sensitive = sensitive || self.link.judging.borrow().tells_of_masked(fields);
         if sensitive && !self.muted {
             Reply::scrubbed(self.splice.insert(seen.source), seen.tag, fields);
         } else {

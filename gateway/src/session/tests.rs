@@ -838,3 +838,26 @@ async fn a_limit_holds_for_what_runs_by_its_name() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn an_error_about_a_masked_table_that_the_statement_does_not_name_tells_nothing() {
+    on_stage(|mut s| async move {
+        let text = "INSERT INTO orders VALUES (1)";
+        s.client_says(&query(text)).await;
+        s.server_gets(&query(text)).await;
+        let told = b"SERROR\0C23502\0Mnull value\0DFailing row contains (1, 123-45-6789).\0spublic\0tcustomers\0\0";
+        s.server_says(&[f(b'E', told), ready(b'I')].concat()).await;
+        let (_, body) = s.client_frame().await;
+        assert!(!show(&body).contains("123-45"), "{}", show(&body));
+        assert!(show(&body).contains("23502"), "{}", show(&body));
+        s.client_gets(&ready(b'I')).await;
+        // One about its own table is told whole.
+        s.client_says(&query(text)).await;
+        s.server_gets(&query(text)).await;
+        let told = b"SERROR\0C23502\0Mnull value\0DFailing row contains (7).\0spublic\0torders\0\0";
+        let answer = [f(b'E', told), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+    })
+    .await;
+}
