@@ -368,6 +368,25 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
     }
 }
 
+/// The longest name that the server tells from all others, in bytes: it compares no more of the
+/// names of statements and portals (`NAMEDATALEN`).
+const NAME_MOST: usize = 63;
+
+/// The denial of a request with a name that the server would take for another one.
+pub(super) fn ambiguous_name(names: &[&[u8]]) -> Option<Deny> {
+    names
+        .iter()
+        .any(|name| name.len() > NAME_MOST)
+        .then(|| Deny {
+            rule: None,
+            message: format!(
+                "names of statements and portals can't be longer than {NAME_MOST} bytes"
+            ),
+            hint: Some("use a shorter name".to_owned()),
+            sqlstate: "42622",
+        })
+}
+
 /// The denial of a request that uses a name which Weir didn't see being made.
 pub(super) fn unknown_name(what: &str) -> Deny {
     Deny {

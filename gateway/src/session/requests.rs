@@ -15,7 +15,7 @@ use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{ReadBuffer, Splice};
-use super::judging::{bound_before_change, unknown_name};
+use super::judging::{ambiguous_name, bound_before_change, unknown_name};
 use super::link::{End, Error, Link, Results, now};
 use super::queue::{AskedBy, Batch, Found, Owed};
 use super::statement::{Columns, Judged, Portal, Prepared, Run, Treatment, Verdict};
@@ -384,6 +384,9 @@ where
 
     async fn parse(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let parse = wire::Parse::decode(seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[parse.name]) {
+            return Ok(());
+        }
         let judged = self.judge(parse.text);
         if let Some(deny) = &judged.denied {
             self.deny_extended(seen, &judged, deny, Via::Parse);
@@ -429,6 +432,9 @@ where
 
     async fn bind(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let bind = wire::Bind::decode(seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[bind.portal, bind.statement]) {
+            return Ok(());
+        }
         let Some(prepared) = self.statement(seen, bind.statement).await? else {
             self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
             return Ok(());
@@ -529,6 +535,9 @@ where
 
     async fn describe(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let target = wire::Target::decode("Describe", seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[target.name]) {
+            return Ok(());
+        }
         let (prepared, portal) = match target.kind {
             TargetKind::Statement => match self.statement(seen, target.name).await? {
                 Some(prepared) => (prepared, None),
@@ -556,6 +565,9 @@ where
 
     async fn execute(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let execute = wire::Execute::decode(seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[execute.portal]) {
+            return Ok(());
+        }
         let Some(portal) = self.portal(seen, execute.portal).await? else {
             self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
             return Ok(());
@@ -602,6 +614,9 @@ where
 
     fn close(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let target = wire::Target::decode("Close", seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[target.name]) {
+            return Ok(());
+        }
         self.push(Owed::Close {
             kind: target.kind,
             name: target.name.into(),
@@ -663,6 +678,15 @@ where
     fn deny_extended(&mut self, seen: &Seen<'_>, judged: &Judged, deny: &Rc<Deny>, via: Via) {
         self.record_denied(judged, deny, via);
         self.refuse_extended(seen, deny);
+    }
+
+    /// Refuses a name that means one thing here and another to the server.
+    fn refuse_ambiguous(&mut self, seen: &Seen<'_>, names: &[&[u8]]) -> bool {
+        let Some(deny) = ambiguous_name(names) else {
+            return false;
+        };
+        self.refuse_extended(seen, &Rc::new(deny));
+        true
     }
 
     /// Makes the server fail at this place: a Parse that can't succeed stands in for the message.

@@ -861,3 +861,32 @@ async fn an_error_about_a_masked_table_that_the_statement_does_not_name_tells_no
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_name_that_the_server_would_cut_is_refused_in_every_message() {
+    let long = "n".repeat(64);
+    let close = [b"S", long.as_bytes(), b"\0"].concat();
+    for message in [
+        parse(&long, "SELECT 1"),
+        bind(&long, ""),
+        bind("", &long),
+        execute(&long),
+        f(b'D', &close),
+        f(b'C', &close),
+    ] {
+        on_stage(|mut s| async move {
+            s.client_says(&[message.clone(), sync()].concat()).await;
+            let (tag, body) = s.server_frame().await;
+            assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+            s.server_gets(&sync()).await;
+            s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+                .await;
+            s.client_is_refused("42622", "63 bytes").await;
+            s.client_gets(&ready(b'I')).await;
+            let kept = parse(&"n".repeat(63), "SELECT 1");
+            s.client_says(&kept).await;
+            s.server_gets(&kept).await;
+        })
+        .await;
+    }
+}
