@@ -37,6 +37,12 @@ impl Walk {
                 self.query(source, Flow::Used)?;
             }
         }
+        // The rows that are given one by one are the only ones that can conflict.
+        let few = match s.select_stmt() {
+            Node::None => true,
+            Node::SelectStmt(s) => !s.values_lists().is_empty(),
+            _ => false,
+        };
         let conflict = s.on_conflict_clause();
         let mut items = Vec::new();
         // Without these the target's own columns can't be named.
@@ -44,24 +50,29 @@ impl Walk {
             items.push(self.bind_target(s.relation()));
         }
         if let Some(conflict) = conflict {
-            self.on_conflict(conflict, s.relation())?;
+            self.on_conflict(conflict, s.relation(), few)?;
         }
         let outputs = self.returning(s.returning_clause(), s.relation(), &items, flow)?;
         self.scope.leave(outer);
         Ok(outputs)
     }
 
-    fn on_conflict(&mut self, c: &OnConflictClause, target: Option<&RangeVar>) -> Walked {
-        if c.action == OnConflictAction::ONCONFLICT_UPDATE {
-            let has_where = !matches!(c.where_clause(), Node::None);
-            self.on_rows(Effect::Update, target, has_where);
-        }
+    fn on_conflict(
+        &mut self,
+        c: &OnConflictClause,
+        target: Option<&RangeVar>,
+        few: bool,
+    ) -> Walked {
         self.columns.bind("excluded", target.map(Name::of));
         if let Some(infer) = c.infer() {
             self.infer(infer)?;
         }
         self.assignments(c.target_list().iter())?;
-        self.expr(c.where_clause())
+        let has_where = self.condition(c.where_clause())?;
+        if c.action == OnConflictAction::ONCONFLICT_UPDATE {
+            self.on_rows(Effect::Update, target, few || has_where);
+        }
+        Ok(())
     }
 
     fn infer(&mut self, infer: &InferClause) -> Walked {
