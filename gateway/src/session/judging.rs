@@ -112,6 +112,10 @@ impl Judging {
         self.snapshot = Arc::clone(&self.catalog.borrow_and_update());
         self.rules = Rc::new(self.policy.policy.for_subject(&self.who.subject()));
         self.masks = Rc::new(resolve(&self.who, &self.rules, &self.snapshot));
+        if let Some(path) = &mut self.search_path {
+            // A schema of the path may have come into being, the role's own one for instance.
+            *path = self.snapshot.search_path().to_vec();
+        }
         self.generation = Generation {
             path_changed: self.generation.path_changed,
             by_name: self.stored.terms(self.policy.generation),
