@@ -11,6 +11,7 @@
 //! [`DRAIN`] to end.
 
 mod datastores;
+mod status;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -24,10 +25,11 @@ use tokio::task::AbortHandle;
 
 use crate::capture::{Capture, NamespaceEvent, NetnsId, Settings, Watcher};
 use crate::config::Config;
+use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
 use crate::policy_store::{self, PolicyStore};
 use crate::record::{self, Recorder};
-use crate::session::{Cancels, Catalogs, Environment};
+use crate::session::{Catalogs, Directory, Environment};
 use crate::tls::Authority;
 use datastores::Datastores;
 
@@ -64,6 +66,8 @@ struct Running {
     config: Config,
     started: Instant,
     policy: policy_store::Handle,
+    catalogs: Catalogs,
+    directory: Directory,
     workers: Workers,
     datastores: Datastores,
     namespaces: Mutex<HashMap<NetnsId, Vec<AbortHandle>>>,
@@ -88,12 +92,11 @@ async fn up(config: Config) -> anyhow::Result<()> {
         results: config.journal.results,
         policy: policies.subscribe(),
         catalogs: Catalogs::default(),
-        cancels: Cancels::default(),
+        directory: Directory::default(),
         drain: draining,
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (workers, threads) = Workers::start(cores, &environment).context("no worker threads")?;
-    drop(environment);
 
     let mut capture = Capture::start(&capture_settings(&config)).context("nothing is captured")?;
     capture
@@ -105,15 +108,27 @@ async fn up(config: Config) -> anyhow::Result<()> {
     let running = Arc::new(Running {
         started: Instant::now(),
         policy: policies.handle(),
+        catalogs: environment.catalogs,
+        directory: environment.directory,
         workers,
         datastores,
         namespaces: Mutex::default(),
         config,
     });
-    tokio::spawn(policies.run());
     let socket = running.config.paths.socket();
+    let control = control::bind(&socket)
+        .with_context(|| format!("the control socket {} can't be opened", socket.display()))?;
+    tokio::spawn(policies.run());
+    let answering = tokio::spawn(control::serve(
+        control,
+        status::handle(&running),
+        std::future::pending(),
+    ));
     serve(Arc::clone(&running), capture, (watcher, authority)).await;
     let _ = drain.send(true);
+    answering.abort();
+    // Its workers are handles too; the threads end with the last of them.
+    let _ = answering.await;
     down(running, threads, socket).await;
     Ok(())
 }

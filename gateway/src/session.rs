@@ -13,15 +13,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 mod buffer;
-mod cancel;
 mod catalogs;
+mod directory;
 mod judging;
 mod link;
 mod options;
@@ -35,8 +35,8 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use cancel::Cancels;
 pub use catalogs::Catalogs;
+pub use directory::{Directory, OpenSession};
 pub use judging::Who;
 pub use link::{Error, Results};
 pub use tally::{Counts, Tally};
@@ -48,7 +48,7 @@ use crate::record::{self, CloseReason, Recorder, SessionId, SessionJournal, Sess
 use crate::startup::{self, Client, ClientTls, Hello};
 use crate::upstream::{self, Target};
 use crate::wire::{Reply, Startup, TxStatus};
-use cancel::ServerSession;
+use directory::ServerSession;
 use judging::Judging;
 use link::{End, now};
 use options::{Refusal, Wanted};
@@ -82,8 +82,8 @@ pub struct Environment {
     pub policy: watch::Receiver<Arc<Active>>,
     /// Snapshots of catalogs.
     pub catalogs: Catalogs,
-    /// Cancel keys.
-    pub cancels: Cancels,
+    /// The sessions that are open.
+    pub directory: Directory,
     /// True once the daemon is going down.
     pub drain: watch::Receiver<bool>,
 }
@@ -157,7 +157,7 @@ pub async fn serve(accepted: Accepted, environment: &Environment, tally: &Arc<Ta
         }
         (Hello::Cancel { pid, secret }, Ok(identity)) => {
             environment
-                .cancels
+                .directory
                 .request(&identity.agent.name, pid, &secret)
                 .await;
         }
@@ -304,10 +304,15 @@ impl Session {
         });
         let version = startup.version.spoken();
         let agent = Arc::clone(&identity.agent.name);
-        let key = match environment
-            .cancels
-            .register(Arc::clone(&agent), at, version.minor)
-        {
+        let open = OpenSession {
+            id: journal.id(),
+            agent: Arc::clone(&agent),
+            datastore: Arc::clone(&datastore.name),
+            database: wanted.database.clone(),
+            pid: identity.process.pid,
+            since: Instant::now(),
+        };
+        let key = match environment.directory.register(open, at, version.minor) {
             Ok(key) => key,
             Err(error) => {
                 close(journal, CloseReason::Internal(error.to_string())).await;
@@ -343,7 +348,7 @@ impl Session {
 }
 
 /// Says goodbye on both sides and closes the journal.
-async fn end(left: relay::Left<Client, upstream::Stream>, key: &cancel::Key) {
+async fn end(left: relay::Left<Client, upstream::Stream>, key: &directory::Key) {
     use responses::Cancel as _;
     let relay::Left {
         end,
@@ -421,7 +426,7 @@ fn hello_bytes(
     startup: &Startup,
     wanted: &Wanted,
     parameters: &[(String, String)],
-    key: &cancel::Key,
+    key: &directory::Key,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     let spoken = startup.version.spoken();

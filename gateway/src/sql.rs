@@ -6,8 +6,8 @@
 //! memory are linear in the text; every statement has at least one touch; a relation is left out
 //! only where it certainly is a common table expression.
 //!
-//! The parts: `walk` (shared state, depth), `query` (SELECT, FROM, scopes), `dml`, `expr`,
-//! `utility` and `ddl` (all other statements), `columns` (use of columns), `settings`.
+//! The parts: `walk` (shared state, depth), `query` and `from` (SELECT, scopes), `dml`, `expr` and
+//! `json`, `utility`, `ddl` and `table` (all other statements), `columns` (use of columns).
 
 mod authority;
 mod cache;
@@ -17,10 +17,13 @@ mod dml;
 mod effect;
 mod expr;
 mod failure;
+mod from;
+mod json;
 mod name;
 mod query;
 mod second_opinion;
 mod settings;
+mod table;
 mod utility;
 mod walk;
 

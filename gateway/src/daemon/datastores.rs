@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use tokio::sync::watch;
@@ -17,7 +17,11 @@ use crate::startup::ClientTls;
 use crate::tls::Authority;
 
 /// See the module.
-pub(super) struct Datastores(watch::Sender<Arc<Endpoints>>);
+pub(super) struct Datastores {
+    endpoints: watch::Sender<Arc<Endpoints>>,
+    /// Why the last look at a datastore's names failed.
+    problems: Mutex<HashMap<Arc<str>, String>>,
+}
 
 impl Datastores {
     /// Resolves all names.
@@ -33,42 +37,65 @@ impl Datastores {
                 .with_context(|| format!("datastore {}", settings.name))?;
             add(&mut endpoints, settings, authority, found)?;
         }
-        Ok(Self(watch::channel(Arc::new(endpoints)).0))
+        Ok(Self {
+            endpoints: watch::channel(Arc::new(endpoints)).0,
+            problems: Mutex::default(),
+        })
     }
 
     /// Resolves all names again and adds what is new. What fails stays as it was, and is logged.
     pub(super) async fn resolve_again(&self, config: &Config, authority: &Authority) {
-        let mut endpoints = (**self.0.borrow()).clone();
+        let mut endpoints = (**self.endpoints.borrow()).clone();
         for settings in &config.datastores {
             let added = match addresses(&settings.hosts).await {
-                Ok(found) if found.iter().all(|a| endpoints.contains_key(a)) => continue,
+                Ok(found) if found.iter().all(|a| endpoints.contains_key(a)) => {
+                    self.problems
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .remove(&settings.name);
+                    continue;
+                }
                 Ok(found) => add(&mut endpoints, settings, authority, found),
                 Err(error) => Err(error),
             };
+            let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
             match added {
-                Ok(()) => tracing::info!(datastore = &*settings.name, "new addresses"),
+                Ok(()) => {
+                    problems.remove(&settings.name);
+                    tracing::info!(datastore = &*settings.name, "new addresses");
+                }
                 Err(error) => {
                     tracing::warn!(datastore = &*settings.name, "its addresses stay: {error:#}");
+                    problems.insert(Arc::clone(&settings.name), format!("{error:#}"));
                 }
             }
         }
-        self.0.send_replace(Arc::new(endpoints));
+        self.endpoints.send_replace(Arc::new(endpoints));
     }
 
     /// Which datastore is where, now and later.
     pub(super) fn endpoints(&self) -> watch::Receiver<Arc<Endpoints>> {
-        self.0.subscribe()
+        self.endpoints.subscribe()
     }
 
     /// All addresses.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.borrow().keys().copied().collect()
+        self.endpoints.borrow().keys().copied().collect()
+    }
+
+    /// Why a datastore's names could not be resolved again, if so.
+    pub(super) fn problem(&self, datastore: &str) -> Option<String> {
+        self.problems
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(datastore)
+            .cloned()
     }
 
     /// The addresses of each datastore, sorted.
     pub(super) fn by_name(&self) -> HashMap<Arc<str>, BTreeSet<SocketAddr>> {
         let mut all: HashMap<Arc<str>, BTreeSet<SocketAddr>> = HashMap::new();
-        for (address, datastore) in self.0.borrow().iter() {
+        for (address, datastore) in self.endpoints.borrow().iter() {
             all.entry(Arc::clone(&datastore.name))
                 .or_default()
                 .insert(*address);

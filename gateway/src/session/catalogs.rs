@@ -7,10 +7,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, OnceCell, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 
 use crate::catalog::Catalog;
 use crate::upstream::{self, Target};
@@ -52,6 +52,16 @@ struct Key {
 pub struct Catalogs(Arc<Mutex<HashMap<Key, Arc<OnceCell<Followed>>>>>);
 
 impl Catalogs {
+    /// How many relations the snapshots of a datastore's databases have; `None` without any.
+    pub fn relations(&self, datastore: &str) -> Option<usize> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = all.iter().filter(|(key, _)| *key.datastore == *datastore);
+        let counts = of_it
+            .filter_map(|(_, cell)| cell.get())
+            .map(|followed| followed.catalog.borrow().relations().count());
+        counts.reduce(|a, b| a + b)
+    }
+
     /// The snapshot of a database, loaded if this is its first session.
     ///
     /// # Errors
@@ -67,7 +77,10 @@ impl Catalogs {
             user: target.login.user.clone(),
             database: database.to_owned(),
         };
-        let cell = Arc::clone(self.0.lock().await.entry(key).or_default());
+        let cell = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(key).or_default())
+        };
         let followed = cell
             .get_or_try_init(|| async {
                 let first = load(target, address, database).await?;

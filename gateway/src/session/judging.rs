@@ -4,6 +4,7 @@
 //! only as long as its [`Generation`] is the current one, so that open sessions are judged by a
 //! new policy from their next statement on.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +25,11 @@ use crate::wire;
 const REMEMBERED: usize = 256;
 /// Texts longer than this are judged anew each time.
 const REMEMBERED_LENGTH: usize = 16 << 10;
+
+thread_local! {
+    /// What a text does depends on nothing but the text: all sessions of a thread share it.
+    static ANALYSES: RefCell<sql::Cache> = RefCell::default();
+}
 
 /// Who is judged, for which datastore.
 #[derive(Debug, Clone)]
@@ -121,7 +127,7 @@ impl Judging {
         if let Some(known) = self.judged.get(text) {
             return (Rc::clone(known), false);
         }
-        let analysis = Rc::new(sql::analyse(text));
+        let analysis = ANALYSES.with_borrow_mut(|cache| cache.analyse(text));
         let id = self.texts;
         self.texts += 1;
         let judged = Rc::new(self.judge_analysis(text.into(), id, analysis));

@@ -1,7 +1,11 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
-use super::super::Error;
 use super::*;
+use crate::config::{ClientTls, Error, Host, TlsMode};
+use crate::credential::Source;
+use crate::upstream::AuthPolicy;
 
 const GOOD: &str = r#"
 [datastore.appdb]

@@ -1,24 +1,44 @@
-//! Cancel keys: the client gets one that means nothing to the server.
+//! The sessions that are open: who they are, and the keys that cancel their statements.
 //!
-//! A CancelRequest counts only with the exact key and from the same agent as the session's.
+//! A client gets a key that means nothing to the server. A CancelRequest counts only with the exact
+//! key and from the same agent as the session's.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::responses::Cancel;
+use crate::record::SessionId;
 use crate::upstream::{self, BackendKey, Target};
 
-/// The sessions that can be cancelled. Touched when a session opens or closes, never in between.
+/// See the module. Touched when a session opens or closes, never in between.
 #[derive(Debug, Clone, Default)]
-pub struct Cancels(Arc<Mutex<HashMap<i32, Session>>>);
+pub struct Directory(Arc<Mutex<HashMap<i32, Entry>>>);
 
 #[derive(Debug)]
-struct Session {
+struct Entry {
     secret: Vec<u8>,
-    agent: Arc<str>,
+    who: OpenSession,
     at: Option<Arc<ServerSession>>,
+}
+
+/// Who a session is.
+#[derive(Debug, Clone)]
+pub struct OpenSession {
+    /// Its id.
+    pub id: SessionId,
+    /// The agent's name.
+    pub agent: Arc<str>,
+    /// The datastore's name.
+    pub datastore: Arc<str>,
+    /// The database.
+    pub database: String,
+    /// The process that connected.
+    pub pid: u32,
+    /// When it opened.
+    pub since: Instant,
 }
 
 /// What it takes to cancel a statement on the server.
@@ -39,31 +59,40 @@ pub(super) struct Key {
     pub(super) pid: i32,
     pub(super) secret: Vec<u8>,
     at: Option<Arc<ServerSession>>,
-    all: Cancels,
+    all: Directory,
 }
 
-impl Cancels {
-    /// Makes a key for a session. `at` is `None` for a server that has no cancel keys.
+impl Directory {
+    /// The sessions that are open now.
+    pub fn open_sessions(&self) -> Vec<OpenSession> {
+        self.entries().values().map(|e| e.who.clone()).collect()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<i32, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a session and makes its key. `at` is `None` for a server that has no cancel keys.
     ///
     /// # Errors
     /// The system has no randomness.
     pub(super) fn register(
         &self,
-        agent: Arc<str>,
+        who: OpenSession,
         at: Option<ServerSession>,
         minor: u16,
     ) -> Result<Key, getrandom::Error> {
         let mut secret = vec![0; if minor >= 2 { LONG } else { SHORT }];
         getrandom::fill(&mut secret)?;
         let at = at.map(Arc::new);
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries();
         loop {
             // Positive, as a process id is.
             let pid = (getrandom::u32()? >> 1).cast_signed();
-            if let Entry::Vacant(free) = sessions.entry(pid) {
-                free.insert(Session {
+            if let hash_map::Entry::Vacant(free) = entries.entry(pid) {
+                free.insert(Entry {
                     secret: secret.clone(),
-                    agent,
+                    who,
                     at: at.clone(),
                 });
                 return Ok(Key {
@@ -79,11 +108,11 @@ impl Cancels {
     /// Carries out a CancelRequest of an agent's; nothing tells the client whether it counted.
     pub(super) async fn request(&self, agent: &str, pid: i32, secret: &[u8]) {
         let found = {
-            let sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions
+            let entries = self.entries();
+            entries
                 .get(&pid)
-                .filter(|s| same(&s.secret, secret) && *s.agent == *agent)
-                .and_then(|s| s.at.clone())
+                .filter(|e| same(&e.secret, secret) && *e.who.agent == *agent)
+                .and_then(|e| e.at.clone())
         };
         match found {
             Some(session) => session.cancel().await,
@@ -115,11 +144,7 @@ impl Cancel for Key {
 
 impl Drop for Key {
     fn drop(&mut self) {
-        self.all
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.pid);
+        self.all.entries().remove(&self.pid);
     }
 }
 
@@ -129,14 +154,22 @@ mod tests {
 
     #[test]
     fn a_key_ends_with_its_session_and_long_ones_are_for_the_new_protocol() {
-        let all = Cancels::default();
-        let short = all.register("a".into(), None, 0).expect("randomness");
-        let long = all.register("a".into(), None, 2).expect("randomness");
+        let who = OpenSession {
+            id: SessionId::now(),
+            agent: "a".into(),
+            datastore: "d".into(),
+            database: "app".into(),
+            pid: 1,
+            since: Instant::now(),
+        };
+        let all = Directory::default();
+        let short = all.register(who.clone(), None, 0).expect("randomness");
+        let long = all.register(who, None, 2).expect("randomness");
         assert_eq!((short.secret.len(), long.secret.len()), (SHORT, LONG));
         assert!(short.pid > 0 && short.pid != long.pid);
-        assert_eq!(all.0.lock().expect("lock").len(), 2);
+        assert_eq!(all.open_sessions().len(), 2);
         drop((short, long));
-        assert!(all.0.lock().expect("lock").is_empty());
+        assert!(all.open_sessions().is_empty());
     }
 
     #[test]

@@ -1,0 +1,84 @@
+//! What the daemon tells over its control socket.
+
+use std::sync::{Arc, PoisonError};
+
+use super::Running;
+use crate::control::{DatastoreStatus, Handle, NamespaceStatus, OpenSession, Status};
+
+/// The way in for the control socket.
+pub(super) fn handle(running: &Arc<Running>) -> Handle {
+    let (status, sessions, reload) = (
+        Arc::clone(running),
+        Arc::clone(running),
+        running.policy.clone(),
+    );
+    Handle {
+        status: Arc::new(move || status.status()),
+        sessions: Arc::new(move || sessions.open_sessions()),
+        reload: Arc::new(move || reload.reload()),
+    }
+}
+
+impl Running {
+    fn status(&self) -> Status {
+        let counts = self.workers.counts();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            policy: self.policy.status().into(),
+            datastores: self.datastore_status(),
+            agents: self
+                .config
+                .agents
+                .agents()
+                .map(|a| a.name.to_string())
+                .collect(),
+            namespaces: self.namespace_status(),
+            open_sessions: counts.open,
+            statements_allowed: counts.allowed,
+            statements_denied: counts.denied,
+        }
+    }
+
+    fn datastore_status(&self) -> Vec<DatastoreStatus> {
+        let addresses = self.datastores.by_name();
+        let of = |name: &Arc<str>| addresses.get(name).into_iter().flatten();
+        self.config
+            .datastores
+            .iter()
+            .map(|settings| DatastoreStatus {
+                name: settings.name.to_string(),
+                endpoints: of(&settings.name).map(ToString::to_string).collect(),
+                relations: self.catalogs.relations(&settings.name),
+                problem: self.datastores.problem(&settings.name),
+            })
+            .collect()
+    }
+
+    fn namespace_status(&self) -> Vec<NamespaceStatus> {
+        let namespaces = self
+            .namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let status = |(id, tasks): (&crate::capture::NetnsId, &Vec<_>)| NamespaceStatus {
+            id: id.0,
+            listeners: tasks.len(),
+        };
+        namespaces.iter().map(status).collect()
+    }
+
+    fn open_sessions(&self) -> Vec<OpenSession> {
+        let open = self.directory.open_sessions();
+        open.into_iter()
+            .map(|session| OpenSession {
+                id: session.id.to_string(),
+                agent: session.agent.to_string(),
+                datastore: session.datastore.to_string(),
+                database: session.database,
+                pid: session.pid,
+                age_seconds: session.since.elapsed().as_secs(),
+            })
+            .collect()
+    }
+}
