@@ -12,7 +12,7 @@ use xtask::{
 
 use crate::{ebpf, setup};
 
-const POLICY: &str = include_str!("demo/policy.toml");
+const POLICY: &str = include_str!("../../policies/demo.toml");
 const SCRIPT: &str = include_str!("demo/agent.sql");
 
 pub(crate) fn run() -> Result<()> {
