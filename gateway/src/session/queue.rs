@@ -38,9 +38,10 @@ pub(super) enum Owed {
     Denied(Rc<Deny>),
     /// BindComplete.
     Bind { name: Box<[u8]>, portal: Rc<Portal> },
-    /// RowDescription or NoData, after a ParameterDescription for a statement.
+    /// RowDescription or NoData, after a ParameterDescription for a statement. Of what Weir didn't
+    /// see being made (a cursor of SQL's) there is no statement; looking at it shows only names.
     Describe {
-        prepared: Rc<Prepared>,
+        prepared: Option<Rc<Prepared>>,
         portal: Option<Rc<Portal>>,
         asked_by: AskedBy,
     },
@@ -55,6 +56,8 @@ pub(super) enum Owed {
     /// An error for Weir, which makes the server's transaction fail, and a ReadyForQuery: for Weir
     /// too if the client has been told its status already.
     FailTransaction { told: bool },
+    /// Nothing: the client has ended its COPY data before the server said that it reads them.
+    CopyEnd,
     /// Nothing: an answer of Weir's own, whose turn comes when it is at the front.
     Own(Vec<u8>),
 }
@@ -137,7 +140,7 @@ impl Queue {
     /// Whether a description of `prepared` is still owed.
     pub(super) fn awaits_description(&self, prepared: &Rc<Prepared>) -> bool {
         self.entries.iter().any(
-            |e| matches!(&e.owed, Owed::Describe { prepared: p, .. } if Rc::ptr_eq(p, prepared)),
+            |e| matches!(&e.owed, Owed::Describe { prepared: Some(p), .. } if Rc::ptr_eq(p, prepared)),
         )
     }
 
@@ -153,9 +156,24 @@ impl Queue {
         self.entries.front_mut().map(|e| &mut e.owed)
     }
 
+    /// The run of the request that was entered last: what COPY data that come now are for.
+    pub(super) fn last_run(&self) -> Option<u64> {
+        match &self.entries.back()?.owed {
+            Owed::Execute(portal) => Some(portal.run.borrow().statement),
+            Owed::Query(batch) => batch.runs.back().map(|run| run.statement),
+            // A Sync that is sent ahead of the data is ignored.
+            Owed::Sync(_) => self.entries.iter().rev().find_map(|e| match &e.owed {
+                Owed::Execute(portal) => Some(portal.run.borrow().statement),
+                _ => None,
+            }),
+            _ => None,
+        }
+    }
+
     /// Settles the front. A confirmed name takes its new meaning.
     pub(super) fn settle(&mut self) -> Option<Owed> {
         let entry = self.entries.pop_front()?;
+        self.drop_copy_ends();
         match &entry.owed {
             Owed::Parse { name, prepared, .. } => {
                 self.statements.insert(name.clone(), Rc::clone(prepared));
@@ -193,18 +211,37 @@ impl Queue {
                 off(entry.owed);
             }
         }
+        self.drop_copy_ends();
         // With a Sync entered, what came after it isn't concerned.
         self.discarding |= self.entries.is_empty();
         failed
     }
 
-    /// The server has gone into COPY IN for the front: Syncs that it has not answered yet are read
-    /// in that mode and ignored.
-    pub(super) fn forget_syncs_behind_copy(&mut self) {
-        let mut first = true;
+    /// The server reads COPY data for the front now: Syncs that it has not answered yet are read in
+    /// that mode and ignored, up to the end of the data. Returns whether that end is on its way
+    /// already.
+    pub(super) fn copying_in(&mut self) -> bool {
+        let end = self
+            .entries
+            .iter()
+            .position(|e| matches!(e.owed, Owed::CopyEnd));
+        let mut at = 0;
         self.entries.retain(|e| {
-            std::mem::replace(&mut first, false) || !matches!(e.owed, Owed::Sync(AskedBy::Client))
+            at += 1;
+            let within = at > 1 && end.is_none_or(|end| at <= end + 1);
+            !within || !matches!(e.owed, Owed::Sync(AskedBy::Client) | Owed::CopyEnd)
         });
+        end.is_some()
+    }
+
+    fn drop_copy_ends(&mut self) {
+        while self
+            .entries
+            .front()
+            .is_some_and(|e| matches!(e.owed, Owed::CopyEnd))
+        {
+            self.entries.pop_front();
+        }
     }
 
     /// A ReadyForQuery came: portals end with their transaction.

@@ -321,7 +321,7 @@ where
                     asked_by: AskedBy::Weir,
                 },
                 Owed::Describe {
-                    prepared: Rc::clone(&prepared),
+                    prepared: Some(Rc::clone(&prepared)),
                     portal: None,
                     asked_by: AskedBy::Weir,
                 },
@@ -416,7 +416,7 @@ where
         prepared: &Rc<Prepared>,
     ) -> Result<(), Error> {
         self.push(Owed::Describe {
-            prepared: Rc::clone(prepared),
+            prepared: Some(Rc::clone(prepared)),
             portal: None,
             asked_by: AskedBy::Weir,
         });
@@ -529,19 +529,10 @@ where
     async fn describe(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let target = wire::Target::decode("Describe", seen.body()).map_err(Error::Client)?;
         let (prepared, portal) = match target.kind {
-            TargetKind::Statement => match self.statement(seen, target.name).await? {
-                Some(prepared) => (prepared, None),
-                None => {
-                    self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
-                    return Ok(());
-                }
-            },
+            TargetKind::Statement => (self.statement(seen, target.name).await?, None),
             TargetKind::Portal => match self.portal(seen, target.name).await? {
-                Some(portal) => (Rc::clone(&portal.prepared), Some(portal)),
-                None => {
-                    self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
-                    return Ok(());
-                }
+                Some(portal) => (Some(Rc::clone(&portal.prepared)), Some(portal)),
+                None => (None, None),
             },
         };
         self.push(Owed::Describe {
@@ -595,9 +586,9 @@ where
             Columns::Unknown if judged.sensitive => return Ok(false),
             Columns::Unknown | Columns::None => Treatment::Clear,
         };
-        let old = portal.run.borrow().rows;
+        let before = portal.run.borrow().before;
         let run = self.start_portal(judged, None, treatment);
-        *portal.run.borrow_mut() = Run { rows: old, ..run };
+        *portal.run.borrow_mut() = Run { before, ..run };
         portal.generation.set(judged.generation);
         Ok(true)
     }
@@ -613,8 +604,10 @@ where
     }
 
     fn copy_data(&mut self, seen: &Seen<'_>) {
-        // Outside of a COPY the server ignores it.
-        let Some(statement) = self.link.copying_in.get() else {
+        // Some drivers don't wait for the server to say that it reads. For nothing under way the
+        // server ignores it.
+        let last = || self.link.queue.borrow().last_run();
+        let Some(statement) = self.link.copying_in.get().or_else(last) else {
             return;
         };
         if self.link.results == Results::Full {
@@ -625,9 +618,13 @@ where
     }
 
     fn copy_end(&mut self, seen: &Seen<'_>) {
-        if self.link.copying_in.take().is_some() {
-            self.keep(seen);
+        if self.link.copying_in.take().is_none() {
+            if self.link.queue.borrow().last_run().is_none() {
+                return;
+            }
+            self.push(Owed::CopyEnd);
         }
+        self.keep(seen);
     }
 
     async fn statement(

@@ -307,7 +307,9 @@ where
         };
         let asked_by = *asked_by;
         // A portal's description adds only the formats, which Weir has from its Bind.
-        if asked_by == AskedBy::Weir || matches!(*prepared.columns.borrow(), Columns::Unknown) {
+        if let Some(prepared) = prepared
+            && (asked_by == AskedBy::Weir || matches!(*prepared.columns.borrow(), Columns::Unknown))
+        {
             *prepared.columns.borrow_mut() = columns.clone();
         }
         if let (Some(portal), Columns::Rows(body)) = (portal, columns) {
@@ -469,6 +471,7 @@ where
             return Err(Error::UpstreamSequence("a suspension that was not owed"));
         };
         self.outcome(&mut portal.run.borrow_mut(), Status::Suspended);
+        portal.run.borrow_mut().next_part();
         self.keep(seen);
         Ok(())
     }
@@ -583,11 +586,9 @@ where
         let mut queue = self.link.queue.borrow_mut();
         let statement = with_run(&mut queue, |run| run.statement)
             .ok_or(Error::UpstreamSequence("COPY that was not owed"))?;
-        if matches!(queue.front(), Some(Owed::Execute(_))) {
-            queue.forget_syncs_behind_copy();
-        }
+        let ended = queue.copying_in();
         drop(queue);
-        self.link.copying_in.set(Some(statement));
+        self.link.copying_in.set((!ended).then_some(statement));
         self.keep(seen);
         Ok(())
     }

@@ -620,6 +620,63 @@ async fn copy_in_passes_and_a_sync_within_it_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn copy_data_may_come_before_the_server_asks_for_them() {
+    on_stage(|mut s| async move {
+        let simple = [
+            query("COPY orders FROM STDIN"),
+            f(b'd', b"1\n"),
+            f(b'c', b""),
+        ]
+        .concat();
+        s.client_says(&simple).await;
+        s.server_gets(&simple).await;
+        let answer = [f(b'G', &[0, 0, 1, 0, 0]), complete("COPY 1"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+
+        let text = "COPY orders FROM STDIN";
+        let all = [parse("", text), bind("", ""), execute(""), sync()].concat();
+        let all = [
+            all,
+            f(b'd', b"2\n"),
+            f(b'c', b""),
+            sync(),
+            query("SELECT 1"),
+        ]
+        .concat();
+        s.client_says(&all).await;
+        s.server_gets(&all).await;
+        // The Sync in the middle of the data has no answer, the one behind them has.
+        let answer = [f(b'1', b""), f(b'2', b""), f(b'G', &[0, 0, 1, 0, 0])].concat();
+        let answer = [answer, complete("COPY 1"), ready(b'I')].concat();
+        s.server_says(&[answer.clone(), complete("SELECT 1"), ready(b'I')].concat())
+            .await;
+        s.client_gets(&[answer, complete("SELECT 1"), ready(b'I')].concat())
+            .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn copy_data_of_a_denied_copy_go_nowhere() {
+    on_stage(|mut s| async move {
+        s.client_says(
+            &[
+                query("COPY customers FROM STDIN"),
+                f(b'd', b"1\n"),
+                f(b'c', b""),
+            ]
+            .concat(),
+        )
+        .await;
+        s.client_is_refused("42501", "bulk_load").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_function_call_is_denied() {
     on_stage(|mut s| async move {
         s.client_says(&f(b'F', &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
