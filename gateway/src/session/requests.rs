@@ -377,9 +377,16 @@ where
     ) -> Result<(), Error> {
         self.send(seen.source).await?;
         self.link.waiting.set(true);
-        while condition(self.link) {
-            self.link.answered.notified().await;
-            self.fail_transaction(seen.source).await?;
+        loop {
+            if self.link.fail_transaction.get() {
+                // It stands in the queue already: nothing may overtake it, and what is waited for
+                // may stand behind it.
+                self.fail_transaction(seen.source).await?;
+            } else if condition(self.link) {
+                self.link.answered.notified().await;
+            } else {
+                break;
+            }
         }
         self.link.waiting.set(false);
         Ok(())

@@ -545,20 +545,35 @@ where
         }
         self.muted = false;
         if std::mem::take(&mut self.limit_hit) && status == TxStatus::InBlock {
-            // The client saw an error, the server none: make it agree. The client is told its
-            // status after that, unless it has asked for more already.
-            let mut queue = self.link.queue.borrow_mut();
-            let told = !queue.is_empty();
-            queue.push(Owed::FailTransaction { told });
-            self.link.fail_transaction.set(true);
-            self.link.request.notify_one();
-            if !told {
+            // The client saw an error, the server none: make it agree.
+            if !self.fail_transaction() {
                 return Ok(());
             }
         }
         self.link.status.set(status);
         self.keep(seen);
         Ok(())
+    }
+
+    /// Has the server's transaction fail. Returns whether the client is to be told its status
+    /// before that: it is told after it, unless it has asked for more already.
+    fn fail_transaction(&mut self) -> bool {
+        let mut queue = self.link.queue.borrow_mut();
+        if self.link.fail_transaction.replace(true) {
+            // Asked for by an earlier statement, not sent yet, and so the last in the queue: one
+            // does for both.
+            return match queue.front() {
+                Some(Owed::FailTransaction { told }) => {
+                    *told = false;
+                    false
+                }
+                _ => true,
+            };
+        }
+        let told = !queue.is_empty();
+        queue.push(Owed::FailTransaction { told });
+        self.link.request.notify_one();
+        told
     }
 
     fn parameter_status(&mut self, seen: &Seen<'_>) -> Result<(), Error> {

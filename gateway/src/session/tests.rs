@@ -572,6 +572,80 @@ async fn rows_beyond_the_limit_are_withheld_and_the_transaction_fails() {
     .await;
 }
 
+/// A transaction that is open on both sides.
+async fn begun(s: &mut Stage) {
+    s.client_says(&query("BEGIN")).await;
+    s.server_gets(&query("BEGIN")).await;
+    let answer = [complete("BEGIN"), ready(b'T')].concat();
+    s.server_says(&answer).await;
+    s.client_gets(&answer).await;
+}
+
+fn three_limited_rows() -> Vec<u8> {
+    let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+    let described = description(&[("id", 20003, 1)]);
+    [described, rows, complete("SELECT 3"), ready(b'T')].concat()
+}
+
+#[tokio::test]
+async fn two_results_beyond_the_limit_in_one_read_fail_the_transaction_once() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let both = query("SELECT id FROM limited").repeat(2);
+        s.client_says(&both).await;
+        s.server_gets(&both).await;
+        s.server_says(&three_limited_rows().repeat(2)).await;
+        let sent = [description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat();
+        s.client_gets(&sent).await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&ready(b'T')).await;
+        s.client_gets(&sent).await;
+        s.client_is_refused("54000", "limit").await;
+        assert_eq!(s.server_frame().await.0, b'Q');
+        s.nothing_reaches_the_server().await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        s.client_gets(&ready(b'E')).await;
+        s.client_says(&query("ROLLBACK")).await;
+        s.server_gets(&query("ROLLBACK")).await;
+        let answer = [complete("ROLLBACK"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_that_is_exceeded_while_the_client_half_writes_holds_nothing_up() {
+    LocalSet::new()
+        .run_until(async {
+            // Small enough that the client half is stuck in its write when the limit is hit.
+            let mut s = Stage::start(512);
+            begun(&mut s).await;
+            s.client_says(&query("SELECT id FROM limited")).await;
+            s.server_gets(&query("SELECT id FROM limited")).await;
+            let long = query(&format!("SELECT id FROM orders -- {}", "x".repeat(600)));
+            s.client_says(&[long.clone(), query("SELECT ssn FROM customers")].concat())
+                .await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            s.server_says(&three_limited_rows()).await;
+            s.client_gets(&[description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat())
+                .await;
+            s.client_is_refused("54000", "limit").await;
+            s.client_gets(&ready(b'T')).await;
+            s.server_gets(&long).await;
+            // What fails the transaction, before the look ahead of the last query.
+            assert_eq!(s.server_frame().await.0, b'Q');
+            let answer = [complete("SELECT 0"), ready(b'T')].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+            s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+                .await;
+            assert_eq!(s.server_frame().await.0, b'P');
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
