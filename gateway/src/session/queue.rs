@@ -91,6 +91,9 @@ pub(super) struct Queue {
     segment: u64,
     /// The server discards, or will, what comes until the next Sync.
     discarding: bool,
+    /// Something of the extended protocol was entered since the last Sync or simple query: its
+    /// effects are neither committed nor rolled back, even once all of it is answered.
+    unsynced: bool,
     statements: HashMap<Box<[u8]>, Rc<Prepared>>,
     portals: HashMap<Box<[u8]>, Rc<Portal>>,
 }
@@ -102,9 +105,9 @@ impl Queue {
     }
 
     /// Whether the server would read a new request at once and on its own: nothing owed, nothing
-    /// to be discarded.
+    /// to be discarded, nothing that waits for its Sync.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.entries.is_empty() && !self.discarding
+        self.entries.is_empty() && !self.discarding && !self.unsynced
     }
 
     /// Enters what a request that goes upstream now makes the server owe.
@@ -120,6 +123,7 @@ impl Queue {
             owed,
             Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }
         );
+        self.unsynced = !ends_segment && (self.unsynced || !matches!(owed, Owed::Own(_)));
         self.entries.push_back(Entry {
             segment: self.segment,
             owed,
@@ -139,6 +143,15 @@ impl Queue {
         self.entries.iter().any(
             |e| matches!(&e.owed, Owed::Describe { prepared: p, .. } if Rc::ptr_eq(p, prepared)),
         )
+    }
+
+    /// Whether a COPY is owed that reads data from the client.
+    pub(super) fn owes_copy_in(&self) -> bool {
+        self.entries.iter().any(|e| match &e.owed {
+            Owed::Execute(portal) => portal.run.borrow().side_effects.copies_in,
+            Owed::Query(batch) => batch.runs.iter().any(|r| r.side_effects.copies_in),
+            _ => false,
+        })
     }
 
     /// Whether anything is owed from before the last Sync or simple query.

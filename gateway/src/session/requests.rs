@@ -179,8 +179,8 @@ where
             b'E' => self.execute(&seen).await?,
             b'C' => self.close(&seen)?,
             b'H' => self.keep(&seen),
-            b'd' => self.copy_data(&seen),
-            b'c' | b'f' => self.copy_end(&seen),
+            b'd' => self.copy_data(&seen).await?,
+            b'c' | b'f' => self.copy_end(&seen).await?,
             b'F' => self.function_call(&seen).await,
             _ => return Err(Error::ClientSequence("a password that was not asked for")),
         }
@@ -619,22 +619,37 @@ where
         Ok(())
     }
 
-    fn copy_data(&mut self, seen: &Seen<'_>) {
+    /// The statement whose data the server reads now. Data may come together with its COPY: then
+    /// whether the server takes it isn't known before its answer.
+    async fn copying_in(&mut self, seen: &Seen<'_>) -> Result<Option<u64>, Error> {
+        let open = |link: &Link<C, U>| {
+            link.copying_in.get().is_none() && link.queue.borrow().owes_copy_in()
+        };
+        if open(self.link) {
+            self.wait_while(seen, open).await?;
+        }
+        Ok(self.link.copying_in.get())
+    }
+
+    async fn copy_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         // Outside of a COPY the server ignores it.
-        let Some(statement) = self.link.copying_in.get() else {
-            return;
+        let Some(statement) = self.copying_in(seen).await? else {
+            return Ok(());
         };
         if self.link.results == Results::Full {
             let frames = &seen.source[seen.range.clone()];
             self.link.append(&Entry::CopyIn { statement, frames });
         }
         self.keep(seen);
+        Ok(())
     }
 
-    fn copy_end(&mut self, seen: &Seen<'_>) {
-        if self.link.copying_in.take().is_some() {
+    async fn copy_end(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if self.copying_in(seen).await?.is_some() {
+            self.link.copying_in.set(None);
             self.keep(seen);
         }
+        Ok(())
     }
 
     async fn statement(

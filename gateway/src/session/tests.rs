@@ -694,6 +694,87 @@ async fn copy_in_passes_and_a_sync_within_it_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn copy_data_that_comes_together_with_its_copy_is_not_lost() {
+    let simple = query("COPY orders FROM STDIN");
+    let extended = [
+        parse("", "COPY orders FROM STDIN"),
+        bind("", ""),
+        execute(""),
+    ]
+    .concat();
+    for (start, confirmed, end) in [
+        (simple, vec![], vec![]),
+        (extended, [f(b'1', b""), f(b'2', b"")].concat(), sync()),
+    ] {
+        on_stage(|mut s| async move {
+            let data = [f(b'd', b"1\n"), f(b'd', b"2\n"), f(b'c', b""), end].concat();
+            s.client_says(&[start.clone(), data.clone()].concat()).await;
+            s.server_gets(&start).await;
+            s.nothing_reaches_the_server().await;
+            let answer = [confirmed, f(b'G', &[0, 0, 1, 0, 0])].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+            s.server_gets(&data).await;
+            let answer = [complete("COPY 2"), ready(b'I')].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+            assert!(s.recorded().contains("CopyIn"));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn copy_data_behind_a_copy_that_fails_is_dropped() {
+    on_stage(|mut s| async move {
+        let text = "COPY orders FROM STDIN";
+        s.client_says(
+            &[
+                query(text),
+                f(b'd', b"1\n"),
+                f(b'c', b""),
+                query("SELECT 1"),
+            ]
+            .concat(),
+        )
+        .await;
+        s.server_gets(&query(text)).await;
+        let answer = [error("42501", "permission denied"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_query_denied_behind_work_without_its_sync_fails_that_work_too() {
+    on_stage(|mut s| async move {
+        let work = [
+            parse("", "INSERT INTO orders VALUES (1)"),
+            bind("", ""),
+            execute(""),
+            f(b'H', b""),
+        ]
+        .concat();
+        s.client_says(&work).await;
+        s.server_gets(&work).await;
+        let answer = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&query("DROP TABLE orders")).await;
+        // Answered without the server, the insert would be committed by the next Sync.
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("no-ddl")), (b'Q', true));
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
+        s.client_is_refused("42501", "migrations").await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_function_call_is_denied() {
     on_stage(|mut s| async move {
         s.client_says(&f(b'F', &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
