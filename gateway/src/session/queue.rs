@@ -138,6 +138,11 @@ impl Queue {
         self.discarding
     }
 
+    /// Whether anything of the extended protocol was entered since the last Sync.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
     /// Whether a description of `prepared` is still owed.
     pub(super) fn awaits_description(&self, prepared: &Rc<Prepared>) -> bool {
         self.entries.iter().any(
@@ -206,8 +211,13 @@ impl Queue {
                 off(entry.owed);
             }
         }
-        // With a Sync entered, what came after it isn't concerned.
-        self.discarding |= self.entries.is_empty();
+        match self.front() {
+            // A look ahead failed as its query would: the error, and the ReadyForQuery behind it,
+            // are the query's answer.
+            Some(Owed::Sync(asked_by)) => *asked_by = AskedBy::Client,
+            // With a Sync entered, what came after it isn't concerned.
+            _ => self.discarding = true,
+        }
         failed
     }
 

@@ -313,6 +313,9 @@ where
                 continue;
             };
             self.settle(seen).await?;
+            if self.link.queue.borrow().is_discarding() {
+                return Ok(Looked::Failed);
+            }
             let prepared = Prepared::new(Rc::new(self.link.judging.borrow_mut().judge_part(text)));
             for owed in [
                 Owed::Parse {
@@ -366,6 +369,11 @@ where
 
     /// Forwards what there is and waits until the server owes nothing.
     async fn settle(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if self.link.queue.borrow().is_unsynced() {
+            // Without a Sync the server keeps its answers to itself.
+            let flush = request::FLUSH;
+            self.splice.insert(seen.source).extend_from_slice(&flush);
+        }
         self.wait_while(seen, |link| !link.queue.borrow().is_empty())
             .await
     }

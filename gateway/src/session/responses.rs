@@ -186,6 +186,8 @@ where
         .unwrap_or(false)
     }
 
+    /// Keeps an answer. What is said to the session as such, asynchronously, is kept even while
+    /// the client gets no answers.
     fn keep(&mut self, seen: &Seen<'_>) {
         if !self.muted {
             self.splice.keep(seen.source, seen.range.clone());
@@ -205,7 +207,7 @@ where
             b'Z' => self.ready(seen),
             b'S' => self.parameter_status(seen),
             b'A' => {
-                self.keep(seen);
+                self.splice.keep(seen.source, seen.range.clone());
                 Ok(())
             }
             b'G' => self.copy_in(seen),
@@ -586,9 +588,7 @@ where
                 setting: "client_encoding",
             }),
             _ => {
-                if !self.muted {
-                    self.splice.keep(seen.source, seen.range.clone());
-                }
+                self.splice.keep(seen.source, seen.range.clone());
                 Ok(())
             }
         }
@@ -699,18 +699,6 @@ fn take_failed(queue: &mut RefMut<'_, Queue>) -> Failed {
         None | Some(Owed::Sync(_) | Owed::Own(_)) => Failed::Plain,
         Some(Owed::FailTransaction { .. }) => Failed::Unseen,
         Some(Owed::Query(batch)) => failed_batch(batch),
-        Some(Owed::Parse {
-            asked_by: AskedBy::Weir,
-            ..
-        }) => {
-            // A look ahead of a simple query failed as the query would: the error, and the
-            // ReadyForQuery behind it, are the query's answer.
-            queue.fail(|_| {});
-            if let Some(Owed::Sync(asked_by)) = queue.front() {
-                *asked_by = AskedBy::Client;
-            }
-            Failed::Plain
-        }
         Some(_) => failed_extended(queue),
     }
 }

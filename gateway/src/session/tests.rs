@@ -647,6 +647,79 @@ async fn a_limit_that_is_exceeded_while_the_client_half_writes_holds_nothing_up(
 }
 
 #[tokio::test]
+async fn a_look_ahead_that_is_cancelled_is_the_querys_answer() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT ssn FROM customers")).await;
+        for tag in [b'P', b'D', b'S'] {
+            assert_eq!(s.server_frame().await.0, tag);
+        }
+        let cancelled = error("57014", "canceling statement due to user request");
+        s.server_says(&[f(b'1', b""), cancelled.clone(), ready(b'I')].concat())
+            .await;
+        s.client_gets(&[cancelled, ready(b'I')].concat()).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_look_ahead_behind_work_without_its_sync_asks_for_the_answers_first() {
+    on_stage(|mut s| async move {
+        let work = [
+            parse("", "INSERT INTO orders VALUES (1)"),
+            bind("", ""),
+            execute(""),
+        ]
+        .concat();
+        let look = query("SELECT ssn FROM customers");
+        s.client_says(&[work.clone(), look.clone()].concat()).await;
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        // It fails, so the query is discarded up to the next Sync.
+        let failure = error("23505", "duplicate key");
+        s.server_says(&[f(b'1', b""), f(b'2', b""), failure.clone()].concat())
+            .await;
+        s.client_gets(&[f(b'1', b""), f(b'2', b""), failure].concat())
+            .await;
+        s.nothing_reaches_the_server().await;
+        s.client_says(&sync()).await;
+        s.server_gets(&sync()).await;
+        s.server_says(&ready(b'I')).await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_said_asynchronously_passes_behind_an_exceeded_limit() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT id FROM limited")).await;
+        s.server_gets(&query("SELECT id FROM limited")).await;
+        let described = description(&[("id", 20003, 1)]);
+        let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+        let notification = f(b'A', b"\0\0\0\x01channel\0payload\0");
+        let setting = f(b'S', b"application_name\0other\0");
+        let said = [notification, setting].concat();
+        s.server_says(
+            &[
+                described.clone(),
+                rows,
+                complete("SELECT 3"),
+                said.clone(),
+                ready(b'I'),
+            ]
+            .concat(),
+        )
+        .await;
+        s.client_gets(&[described, row(&["1"]), row(&["2"])].concat())
+            .await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&[said, ready(b'I')].concat()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
         s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
