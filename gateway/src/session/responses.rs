@@ -337,6 +337,9 @@ where
     /// Handles as many rows at `source[at..]` as are whole. Returns their bytes, or `None` if not
     /// even one is whole.
     fn rows(&mut self, source: &[u8], at: usize) -> Result<Option<usize>, Error> {
+        if wire::row_run(&source[at..], 1).1 == 0 {
+            return Ok(None);
+        }
         self.record_columns_of_portal()?;
         let before = self.splice.position();
         let passed = {

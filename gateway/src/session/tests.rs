@@ -720,6 +720,90 @@ async fn what_is_said_asynchronously_passes_behind_an_exceeded_limit() {
 }
 
 #[tokio::test]
+async fn limited_rows_are_not_kept_for_later() {
+    on_stage(|mut s| async move {
+        for text in [
+            "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM limited",
+            "PREPARE p AS SELECT id FROM limited",
+        ] {
+            s.client_says(&query(text)).await;
+            s.client_is_refused("42501", "limit").await;
+            s.client_gets(&ready(b'I')).await;
+        }
+        s.nothing_reaches_the_server().await;
+        let unlimited = query("PREPARE p AS SELECT id FROM orders");
+        s.client_says(&unlimited).await;
+        s.server_gets(&unlimited).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_sql_prepared_is_not_run_under_another_policy() {
+    on_stage(|mut s| async move {
+        for text in ["PREPARE p AS SELECT id FROM orders", "EXECUTE p"] {
+            s.client_says(&query(text)).await;
+            s.server_gets(&query(text)).await;
+            let answer = [complete("DONE"), ready(b'I')].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+        }
+        s.policy.send_replace(active(POLICY, 2));
+        for text in ["EXECUTE p", "FETCH c"] {
+            s.client_says(&query(text)).await;
+            s.client_is_refused("42501", "policy has changed").await;
+            s.client_gets(&ready(b'I')).await;
+        }
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_error_larger_than_a_megabyte_passes_and_its_session_goes_on() {
+    LocalSet::new()
+        .run_until(async {
+            let mut s = Stage::start(4 << 20);
+            s.client_says(&query("SELECT 1")).await;
+            s.server_gets(&query("SELECT 1")).await;
+            let answer = [error("22P02", &"x".repeat(2 << 20)), ready(b'I')].concat();
+            s.server_says(&answer).await;
+            let got = read(&mut s.client, answer.len()).await;
+            assert!(got == answer, "as it came");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_columns_of_a_large_row_are_recorded_once() {
+    on_stage(|mut s| async move {
+        let start = [
+            parse("", "SELECT id FROM orders"),
+            f(b'D', b"S\0"),
+            bind("", ""),
+            execute(""),
+            sync(),
+        ]
+        .concat();
+        s.client_says(&start).await;
+        s.server_gets(&start).await;
+        let described = [f(b't', &[0, 0]), description(&[("id", 20002, 1)])].concat();
+        let large = row(&["x".repeat(30_000).as_str()]);
+        let first = [f(b'1', b""), described, f(b'2', b"")].concat();
+        s.server_says(&first).await;
+        for part in large.chunks(1000) {
+            s.server_says(part).await;
+            tokio::task::yield_now().await;
+        }
+        let rest = [complete("SELECT 1"), ready(b'I')].concat();
+        s.server_says(&rest).await;
+        s.client_gets(&[first, large, rest].concat()).await;
+        assert_eq!(s.recorded().matches("Columns").count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
         s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
