@@ -67,8 +67,10 @@ impl ReadBuffer {
         }
     }
 
-    /// Makes room for a frame of `size` bytes that starts at the front.
+    /// Makes room for a frame of `size` bytes that starts at the front: for no more of it than what
+    /// has come of it justifies, or five bytes of a header would cost 64 MiB.
     pub(super) fn reserve(&mut self, size: usize) {
+        let size = size.min(BUFFER.max(self.filled.len() * 2));
         if self.filled.start > 0 {
             self.storage.copy_within(self.filled.clone(), 0);
             self.filled = 0..self.filled.len();
@@ -245,6 +247,13 @@ mod tests {
         })
         .await;
         assert!(buffer.storage.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_has_only_been_announced_takes_no_room() {
+        let mut buffer = ReadBuffer::holding(b"B\x03\xff\xff\xff".to_vec());
+        buffer.reserve(64 << 20);
+        assert_eq!(buffer.storage.len(), BUFFER);
     }
 
     #[tokio::test]

@@ -15,9 +15,9 @@ use super::statement::{Generation, Judged, SideEffects, Verdict};
 use crate::catalog::Catalog;
 use crate::judge::{self, View};
 use crate::mask::{self, MaskSet, Planned};
-use crate::policy::{Decision, Deny, Subject, SubjectPolicy};
+use crate::policy::{Decision, Deny, Limits, Subject, SubjectPolicy};
 use crate::policy_store::Active;
-use crate::sql::{self, Analysis, Effect, Statement};
+use crate::sql::{self, Analysis, CopyDirection, Effect, Statement, Stored};
 use crate::wire;
 
 /// Distinct texts that a session remembers; agents that put values into their SQL make new ones
@@ -66,6 +66,8 @@ pub(super) struct Judging {
     generation: Generation,
     /// Cleared once the session has changed its path: then a name may mean any schema's object.
     search_path: Option<Vec<Box<str>>>,
+    /// The policy under which SQL first kept something for later: PREPARE, DECLARE.
+    stored_under: Option<u64>,
     judged: HashMap<Rc<str>, Rc<Judged>>,
     texts: u32,
 }
@@ -94,6 +96,7 @@ impl Judging {
             masks,
             generation,
             search_path,
+            stored_under: None,
             judged: HashMap::new(),
             texts: 0,
         }
@@ -175,7 +178,7 @@ impl Judging {
                 let judgement =
                     judge::judge(&text, statement, &view).because(analysis.failure.as_ref());
                 Verdict {
-                    decision: judgement.decision,
+                    decision: self.stored(statement, judgement.decision),
                     sensitive: judgement.sensitive,
                     effects: judgement.effects.bits(),
                 }
@@ -196,6 +199,30 @@ impl Judging {
             probed: std::cell::Cell::new(false),
             side_effects,
         }
+    }
+
+    /// What a statement that keeps a query for later, or runs one that was kept, comes to: its rows
+    /// come where neither its rules nor its limits are known any more.
+    fn stored(&self, statement: &Statement, decision: Decision) -> Decision {
+        let Decision::Allow(allow) = &decision else {
+            return decision;
+        };
+        let keeps = matches!(statement.tag, "PREPARE" | "DECLARE CURSOR");
+        if keeps && allow.limits != Limits::default() {
+            return Decision::Deny(limits_do_not_follow());
+        }
+        let runs = matches!(
+            statement.shape.stored,
+            Some(Stored::Execute | Stored::Fetch | Stored::Move)
+        );
+        if runs
+            && self
+                .stored_under
+                .is_some_and(|g| g != self.policy.generation)
+        {
+            return Decision::Deny(stored_before_change());
+        }
+        decision
     }
 
     /// How a result with this `RowDescription` is treated. With `formats`, those of its Bind (none,
@@ -237,13 +264,11 @@ impl Judging {
         Ok(planned)
     }
 
-    /// Whether any column is masked for this agent.
-    pub(super) fn masks_anything(&self) -> bool {
-        !self.masks.is_empty()
-    }
-
     /// A text goes upstream: from here on names may mean something else.
     pub(super) fn forwarded(&mut self, effects: SideEffects) {
+        if effects.statements || effects.portals {
+            self.stored_under.get_or_insert(self.policy.generation);
+        }
         if effects.search_path && self.search_path.take().is_some() {
             self.judged.clear();
             // What was prepared was judged under the old path.
@@ -285,6 +310,7 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
             .touches
             .iter()
             .any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
+        copies_in: statement.shape.copy == Some(CopyDirection::In),
     }
 }
 
@@ -305,6 +331,29 @@ pub(super) fn bound_before_change() -> Deny {
         rule: None,
         message: "the policy has changed since this portal was bound".to_owned(),
         hint: Some("run the statement again".to_owned()),
+        sqlstate: "42501",
+    }
+}
+
+/// The denial of a PREPARE or DECLARE whose rows a rule limits.
+fn limits_do_not_follow() -> Deny {
+    Deny {
+        rule: None,
+        message: "these rows are limited, and a limit can't follow them into a cursor or a \
+                  statement that SQL prepares"
+            .to_owned(),
+        hint: Some("run the query itself, with LIMIT".to_owned()),
+        sqlstate: "42501",
+    }
+}
+
+/// The denial of an EXECUTE or FETCH after a change of the policy: what it runs was judged by
+/// another.
+fn stored_before_change() -> Deny {
+    Deny {
+        rule: None,
+        message: "the policy has changed since this session used PREPARE or DECLARE".to_owned(),
+        hint: Some("run the query itself, or open a new session".to_owned()),
         sqlstate: "42501",
     }
 }

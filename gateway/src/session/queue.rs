@@ -56,8 +56,6 @@ pub(super) enum Owed {
     /// An error for Weir, which makes the server's transaction fail, and a ReadyForQuery: for Weir
     /// too if the client has been told its status already.
     FailTransaction { told: bool },
-    /// Nothing: the client has ended its COPY data before the server said that it reads them.
-    CopyEnd,
     /// Nothing: an answer of Weir's own, whose turn comes when it is at the front.
     Own(Vec<u8>),
 }
@@ -94,6 +92,9 @@ pub(super) struct Queue {
     segment: u64,
     /// The server discards, or will, what comes until the next Sync.
     discarding: bool,
+    /// Something of the extended protocol was entered since the last Sync or simple query: its
+    /// effects are neither committed nor rolled back, even once all of it is answered.
+    unsynced: bool,
     statements: HashMap<Box<[u8]>, Rc<Prepared>>,
     portals: HashMap<Box<[u8]>, Rc<Portal>>,
 }
@@ -105,9 +106,9 @@ impl Queue {
     }
 
     /// Whether the server would read a new request at once and on its own: nothing owed, nothing
-    /// to be discarded.
+    /// to be discarded, nothing that waits for its Sync.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.entries.is_empty() && !self.discarding
+        self.entries.is_empty() && !self.discarding && !self.unsynced
     }
 
     /// Enters what a request that goes upstream now makes the server owe.
@@ -123,6 +124,7 @@ impl Queue {
             owed,
             Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }
         );
+        self.unsynced = !ends_segment && (self.unsynced || !matches!(owed, Owed::Own(_)));
         self.entries.push_back(Entry {
             segment: self.segment,
             owed,
@@ -137,11 +139,25 @@ impl Queue {
         self.discarding
     }
 
+    /// Whether anything of the extended protocol was entered since the last Sync.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
     /// Whether a description of `prepared` is still owed.
     pub(super) fn awaits_description(&self, prepared: &Rc<Prepared>) -> bool {
         self.entries.iter().any(
             |e| matches!(&e.owed, Owed::Describe { prepared: Some(p), .. } if Rc::ptr_eq(p, prepared)),
         )
+    }
+
+    /// Whether a COPY is owed that reads data from the client.
+    pub(super) fn owes_copy_in(&self) -> bool {
+        self.entries.iter().any(|e| match &e.owed {
+            Owed::Execute(portal) => portal.run.borrow().side_effects.copies_in,
+            Owed::Query(batch) => batch.runs.iter().any(|r| r.side_effects.copies_in),
+            _ => false,
+        })
     }
 
     /// Whether anything is owed from before the last Sync or simple query.
@@ -156,24 +172,9 @@ impl Queue {
         self.entries.front_mut().map(|e| &mut e.owed)
     }
 
-    /// The run of the request that was entered last: what COPY data that come now are for.
-    pub(super) fn last_run(&self) -> Option<u64> {
-        match &self.entries.back()?.owed {
-            Owed::Execute(portal) => Some(portal.run.borrow().statement),
-            Owed::Query(batch) => batch.runs.back().map(|run| run.statement),
-            // A Sync that is sent ahead of the data is ignored.
-            Owed::Sync(_) => self.entries.iter().rev().find_map(|e| match &e.owed {
-                Owed::Execute(portal) => Some(portal.run.borrow().statement),
-                _ => None,
-            }),
-            _ => None,
-        }
-    }
-
     /// Settles the front. A confirmed name takes its new meaning.
     pub(super) fn settle(&mut self) -> Option<Owed> {
         let entry = self.entries.pop_front()?;
-        self.drop_copy_ends();
         match &entry.owed {
             Owed::Parse { name, prepared, .. } => {
                 self.statements.insert(name.clone(), Rc::clone(prepared));
@@ -211,37 +212,23 @@ impl Queue {
                 off(entry.owed);
             }
         }
-        self.drop_copy_ends();
-        // With a Sync entered, what came after it isn't concerned.
-        self.discarding |= self.entries.is_empty();
+        match self.front() {
+            // A look ahead failed as its query would: the error, and the ReadyForQuery behind it,
+            // are the query's answer.
+            Some(Owed::Sync(asked_by)) => *asked_by = AskedBy::Client,
+            // With a Sync entered, what came after it isn't concerned.
+            _ => self.discarding = true,
+        }
         failed
     }
 
-    /// The server reads COPY data for the front now: Syncs that it has not answered yet are read in
-    /// that mode and ignored, up to the end of the data. Returns whether that end is on its way
-    /// already.
-    pub(super) fn copying_in(&mut self) -> bool {
-        let end = self
-            .entries
-            .iter()
-            .position(|e| matches!(e.owed, Owed::CopyEnd));
-        let mut at = 0;
+    /// The server has gone into COPY IN for the front: Syncs that it has not answered yet are read
+    /// in that mode and ignored.
+    pub(super) fn forget_syncs_behind_copy(&mut self) {
+        let mut first = true;
         self.entries.retain(|e| {
-            at += 1;
-            let within = at > 1 && end.is_none_or(|end| at <= end + 1);
-            !within || !matches!(e.owed, Owed::Sync(AskedBy::Client) | Owed::CopyEnd)
+            std::mem::replace(&mut first, false) || !matches!(e.owed, Owed::Sync(AskedBy::Client))
         });
-        end.is_some()
-    }
-
-    fn drop_copy_ends(&mut self) {
-        while self
-            .entries
-            .front()
-            .is_some_and(|e| matches!(e.owed, Owed::CopyEnd))
-        {
-            self.entries.pop_front();
-        }
     }
 
     /// A ReadyForQuery came: portals end with their transaction.

@@ -179,8 +179,8 @@ where
             b'E' => self.execute(&seen).await?,
             b'C' => self.close(&seen)?,
             b'H' => self.keep(&seen),
-            b'd' => self.copy_data(&seen),
-            b'c' | b'f' => self.copy_end(&seen),
+            b'd' => self.copy_data(&seen).await?,
+            b'c' | b'f' => self.copy_end(&seen).await?,
             b'F' => self.function_call(&seen).await,
             _ => return Err(Error::ClientSequence("a password that was not asked for")),
         }
@@ -313,6 +313,9 @@ where
                 continue;
             };
             self.settle(seen).await?;
+            if self.link.queue.borrow().is_discarding() {
+                return Ok(Looked::Failed);
+            }
             let prepared = Prepared::new(Rc::new(self.link.judging.borrow_mut().judge_part(text)));
             for owed in [
                 Owed::Parse {
@@ -366,6 +369,11 @@ where
 
     /// Forwards what there is and waits until the server owes nothing.
     async fn settle(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if self.link.queue.borrow().is_unsynced() {
+            // Without a Sync the server keeps its answers to itself.
+            let flush = request::FLUSH;
+            self.splice.insert(seen.source).extend_from_slice(&flush);
+        }
         self.wait_while(seen, |link| !link.queue.borrow().is_empty())
             .await
     }
@@ -377,9 +385,16 @@ where
     ) -> Result<(), Error> {
         self.send(seen.source).await?;
         self.link.waiting.set(true);
-        while condition(self.link) {
-            self.link.answered.notified().await;
-            self.fail_transaction(seen.source).await?;
+        loop {
+            if self.link.fail_transaction.get() {
+                // It stands in the queue already: nothing may overtake it, and what is waited for
+                // may stand behind it.
+                self.fail_transaction(seen.source).await?;
+            } else if condition(self.link) {
+                self.link.answered.notified().await;
+            } else {
+                break;
+            }
         }
         self.link.waiting.set(false);
         Ok(())
@@ -603,28 +618,37 @@ where
         Ok(())
     }
 
-    fn copy_data(&mut self, seen: &Seen<'_>) {
-        // Some drivers don't wait for the server to say that it reads. For nothing under way the
-        // server ignores it.
-        let last = || self.link.queue.borrow().last_run();
-        let Some(statement) = self.link.copying_in.get().or_else(last) else {
-            return;
+    /// The statement whose data the server reads now. Data may come together with its COPY: then
+    /// whether the server takes it isn't known before its answer.
+    async fn copying_in(&mut self, seen: &Seen<'_>) -> Result<Option<u64>, Error> {
+        let open = |link: &Link<C, U>| {
+            link.copying_in.get().is_none() && link.queue.borrow().owes_copy_in()
+        };
+        if open(self.link) {
+            self.wait_while(seen, open).await?;
+        }
+        Ok(self.link.copying_in.get())
+    }
+
+    async fn copy_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        // Outside of a COPY the server ignores it.
+        let Some(statement) = self.copying_in(seen).await? else {
+            return Ok(());
         };
         if self.link.results == Results::Full {
             let frames = &seen.source[seen.range.clone()];
             self.link.append(&Entry::CopyIn { statement, frames });
         }
         self.keep(seen);
+        Ok(())
     }
 
-    fn copy_end(&mut self, seen: &Seen<'_>) {
-        if self.link.copying_in.take().is_none() {
-            if self.link.queue.borrow().last_run().is_none() {
-                return;
-            }
-            self.push(Owed::CopyEnd);
+    async fn copy_end(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if self.copying_in(seen).await?.is_some() {
+            self.link.copying_in.set(None);
+            self.keep(seen);
         }
-        self.keep(seen);
+        Ok(())
     }
 
     async fn statement(

@@ -186,6 +186,8 @@ where
         .unwrap_or(false)
     }
 
+    /// Keeps an answer. What is said to the session as such, asynchronously, is kept even while
+    /// the client gets no answers.
     fn keep(&mut self, seen: &Seen<'_>) {
         if !self.muted {
             self.splice.keep(seen.source, seen.range.clone());
@@ -205,7 +207,7 @@ where
             b'Z' => self.ready(seen),
             b'S' => self.parameter_status(seen),
             b'A' => {
-                self.keep(seen);
+                self.splice.keep(seen.source, seen.range.clone());
                 Ok(())
             }
             b'G' => self.copy_in(seen),
@@ -337,6 +339,9 @@ where
     /// Handles as many rows at `source[at..]` as are whole. Returns their bytes, or `None` if not
     /// even one is whole.
     fn rows(&mut self, source: &[u8], at: usize) -> Result<Option<usize>, Error> {
+        if wire::row_run(&source[at..], 1).1 == 0 {
+            return Ok(None);
+        }
         self.record_columns_of_portal()?;
         let before = self.splice.position();
         let passed = {
@@ -548,20 +553,35 @@ where
         }
         self.muted = false;
         if std::mem::take(&mut self.limit_hit) && status == TxStatus::InBlock {
-            // The client saw an error, the server none: make it agree. The client is told its
-            // status after that, unless it has asked for more already.
-            let mut queue = self.link.queue.borrow_mut();
-            let told = !queue.is_empty();
-            queue.push(Owed::FailTransaction { told });
-            self.link.fail_transaction.set(true);
-            self.link.request.notify_one();
-            if !told {
+            // The client saw an error, the server none: make it agree.
+            if !self.fail_transaction() {
                 return Ok(());
             }
         }
         self.link.status.set(status);
         self.keep(seen);
         Ok(())
+    }
+
+    /// Has the server's transaction fail. Returns whether the client is to be told its status
+    /// before that: it is told after it, unless it has asked for more already.
+    fn fail_transaction(&mut self) -> bool {
+        let mut queue = self.link.queue.borrow_mut();
+        if self.link.fail_transaction.replace(true) {
+            // Asked for by an earlier statement, not sent yet, and so the last in the queue: one
+            // does for both.
+            return match queue.front() {
+                Some(Owed::FailTransaction { told }) => {
+                    *told = false;
+                    false
+                }
+                _ => true,
+            };
+        }
+        let told = !queue.is_empty();
+        queue.push(Owed::FailTransaction { told });
+        self.link.request.notify_one();
+        told
     }
 
     fn parameter_status(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
@@ -574,9 +594,7 @@ where
                 setting: "client_encoding",
             }),
             _ => {
-                if !self.muted {
-                    self.splice.keep(seen.source, seen.range.clone());
-                }
+                self.splice.keep(seen.source, seen.range.clone());
                 Ok(())
             }
         }
@@ -586,9 +604,11 @@ where
         let mut queue = self.link.queue.borrow_mut();
         let statement = with_run(&mut queue, |run| run.statement)
             .ok_or(Error::UpstreamSequence("COPY that was not owed"))?;
-        let ended = queue.copying_in();
+        if matches!(queue.front(), Some(Owed::Execute(_))) {
+            queue.forget_syncs_behind_copy();
+        }
         drop(queue);
-        self.link.copying_in.set((!ended).then_some(statement));
+        self.link.copying_in.set(Some(statement));
         self.keep(seen);
         Ok(())
     }
@@ -685,18 +705,6 @@ fn take_failed(queue: &mut RefMut<'_, Queue>) -> Failed {
         None | Some(Owed::Sync(_) | Owed::Own(_)) => Failed::Plain,
         Some(Owed::FailTransaction { .. }) => Failed::Unseen,
         Some(Owed::Query(batch)) => failed_batch(batch),
-        Some(Owed::Parse {
-            asked_by: AskedBy::Weir,
-            ..
-        }) => {
-            // A look ahead of a simple query failed as the query would: the error, and the
-            // ReadyForQuery behind it, are the query's answer.
-            queue.fail(|_| {});
-            if let Some(Owed::Sync(asked_by)) = queue.front() {
-                *asked_by = AskedBy::Client;
-            }
-            Failed::Plain
-        }
         Some(_) => failed_extended(queue),
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct SideEffects {
     pub(super) search_path: bool,
     /// The catalog changes, or may.
     pub(super) catalog: bool,
+    /// COPY FROM STDIN: the client's data becomes part of the statement.
+    pub(super) copies_in: bool,
 }
 
 impl SideEffects {
@@ -68,6 +70,7 @@ impl SideEffects {
             portals: self.portals || other.portals,
             search_path: self.search_path || other.search_path,
             catalog: self.catalog || other.catalog,
+            copies_in: self.copies_in || other.copies_in,
         }
     }
 }
