@@ -92,7 +92,7 @@ where
     /// Waits for bytes, and meanwhile does what the server's half asks for.
     async fn fill(&mut self, input: &mut ReadBuffer) -> Result<usize, Error> {
         loop {
-            self.fail_transaction(&[]).await?;
+            self.do_as_asked(&[]).await?;
             let mut asked = std::pin::pin!(self.link.request.notified());
             let filled = std::future::poll_fn(|cx| {
                 let mut client = self.link.client.borrow_mut();
@@ -108,9 +108,21 @@ where
         }
     }
 
-    /// Makes the server's transaction fail, if its half has asked for that. What was entered in the
-    /// queue before goes out before.
-    async fn fail_transaction(&mut self, source: &[u8]) -> Result<(), Error> {
+    /// Does what the server's half has asked for: ends a COPY, makes the transaction fail. What was
+    /// entered in the queue before goes out before.
+    async fn do_as_asked(&mut self, source: &[u8]) -> Result<(), Error> {
+        if self.link.refuse_copy.take() {
+            let syncs = self.link.syncs_behind_copy.take();
+            self.send(source).await?;
+            let out = self.splice.insert(source);
+            out.extend_from_slice(&request::COPY_FAIL);
+            for _ in 0..syncs {
+                // The server ignored the client's.
+                self.push(Owed::Sync(AskedBy::Client));
+                self.splice.insert(source).extend_from_slice(&request::SYNC);
+            }
+            self.send(source).await?;
+        }
         if self.link.fail_transaction.take() {
             self.send(source).await?;
             request::query(self.splice.insert(source), &refused_text(None));
@@ -162,7 +174,7 @@ where
     }
 
     async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
-        self.fail_transaction(seen.source).await?;
+        self.do_as_asked(seen.source).await?;
         // The server would discard it unread; what it doesn't get needs no judging.
         let discarded = self.link.queue.borrow().is_discarding();
         match seen.tag {
@@ -386,10 +398,10 @@ where
         self.send(seen.source).await?;
         self.link.waiting.set(true);
         loop {
-            if self.link.fail_transaction.get() {
+            if self.link.fail_transaction.get() || self.link.refuse_copy.get() {
                 // It stands in the queue already: nothing may overtake it, and what is waited for
                 // may stand behind it.
-                self.fail_transaction(seen.source).await?;
+                self.do_as_asked(seen.source).await?;
             } else if condition(self.link) {
                 self.link.answered.notified().await;
             } else {
@@ -636,7 +648,12 @@ where
         if open(self.link) {
             self.wait_while(seen, open).await?;
         }
-        Ok(self.link.copying_in.get())
+        let statement = self.link.copying_in.get();
+        if statement.is_some() {
+            // From here on whether the server has read them can't be known.
+            self.link.syncs_behind_copy.set(0);
+        }
+        Ok(statement)
     }
 
     async fn copy_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
