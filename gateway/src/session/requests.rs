@@ -9,8 +9,10 @@
 //! column whose origin isn't plain is a denial.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
+use std::task::{Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -25,6 +27,10 @@ use crate::policy::{Decision, Deny};
 use crate::record::{self, Entry, Via};
 use crate::wire::{self, HEADER, Reply, Side, TargetKind, TxStatus, request};
 
+/// Bytes that are read while a request waits for the server; a client that leaves behind more of
+/// them is noticed once the server has answered.
+const AHEAD: usize = 64 << 10;
+
 /// Runs the half until the client ends the session.
 pub(super) async fn run<C, U>(link: &Link<C, U>) -> Result<End, Error>
 where
@@ -35,6 +41,7 @@ where
     let mut half = Half {
         link,
         splice: Splice::default(),
+        ahead: ReadBuffer::default(),
     };
     loop {
         let (used, end) = half.turn(input.bytes()).await?;
@@ -58,6 +65,8 @@ fn next_frame(bytes: &[u8]) -> Result<Option<wire::Frame>, Error> {
 struct Half<'l, C, U> {
     link: &'l Link<C, U>,
     splice: Splice,
+    /// What came while the half waited for the server.
+    ahead: ReadBuffer,
 }
 
 /// One frame of the source.
@@ -93,12 +102,17 @@ where
     async fn fill(&mut self, input: &mut ReadBuffer) -> Result<usize, Error> {
         loop {
             self.do_as_asked(&[]).await?;
+            if !self.ahead.bytes().is_empty() {
+                let more = self.ahead.bytes().len();
+                input.append(&mut self.ahead);
+                return Ok(more);
+            }
             let mut asked = std::pin::pin!(self.link.request.notified());
             let filled = std::future::poll_fn(|cx| {
                 let mut client = self.link.client.borrow_mut();
                 match input.poll_fill(cx, &mut *client) {
-                    std::task::Poll::Ready(read) => std::task::Poll::Ready(Some(read)),
-                    std::task::Poll::Pending => asked.as_mut().poll(cx).map(|()| None),
+                    Poll::Ready(read) => Poll::Ready(Some(read)),
+                    Poll::Pending => asked.as_mut().poll(cx).map(|()| None),
                 }
             });
             if let Some(read) = filled.await {
@@ -403,13 +417,36 @@ where
                 // may stand behind it.
                 self.do_as_asked(seen.source).await?;
             } else if condition(self.link) {
-                self.link.answered.notified().await;
+                self.answered().await?;
             } else {
                 break;
             }
         }
         self.link.waiting.set(false);
         Ok(())
+    }
+
+    /// Waits for an answer of the server's. Reads ahead meanwhile: a client that leaves must not
+    /// leave behind a statement that nothing ends.
+    async fn answered(&mut self) -> Result<(), Error> {
+        let mut answered = std::pin::pin!(self.link.answered.notified());
+        let ahead = &mut self.ahead;
+        std::future::poll_fn(|cx| {
+            if answered.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut client = self.link.client.borrow_mut();
+            while ahead.bytes().len() < AHEAD {
+                match ready!(ahead.poll_fill(cx, &mut *client)) {
+                    Ok(1..) => {}
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            Poll::Pending
+        })
+        .await
+        .map_err(Error::ClientIo)
     }
 
     async fn parse(&mut self, seen: &Seen<'_>) -> Result<(), Error> {

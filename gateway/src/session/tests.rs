@@ -804,6 +804,44 @@ async fn the_columns_of_a_large_row_are_recorded_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_while_its_request_waits_is_noticed() {
+    on_stage(|mut s| async move {
+        let slow = query("SELECT id FROM orders");
+        s.client_says(&[slow.clone(), query("SELECT ssn FROM customers")].concat())
+            .await;
+        s.server_gets(&slow).await;
+        // The server never answers.
+        drop(s.client);
+        let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+        let left = left.expect("ends in time").expect("no panic");
+        assert!(matches!(left.end, Err(Error::ClientIo(_))));
+        assert!(left.busy, "there is something to cancel");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_client_says_while_its_request_waits_is_kept() {
+    on_stage(|mut s| async move {
+        let slow = query("SELECT id FROM orders");
+        let copy = query("COPY orders FROM STDIN");
+        s.client_says(&[slow.clone(), copy.clone(), f(b'd', b"1\n")].concat())
+            .await;
+        s.server_gets(&[slow, copy].concat()).await;
+        let rest = [f(b'd', b"2\n"), f(b'c', b"")].concat();
+        for byte in &rest {
+            s.client_says(&[*byte]).await;
+            tokio::task::yield_now().await;
+        }
+        let answer = [complete("SELECT 0"), ready(b'I'), f(b'G', &[0, 0, 1, 0, 0])].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&[f(b'd', b"1\n"), rest].concat()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
         s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
