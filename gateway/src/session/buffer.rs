@@ -82,6 +82,18 @@ impl ReadBuffer {
         }
     }
 
+    /// Takes over what another buffer holds, behind what is there.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        if self.filled.is_empty() {
+            std::mem::swap(self, other);
+        } else {
+            self.storage.truncate(self.filled.end);
+            self.storage.extend_from_slice(other.bytes());
+            self.filled.end = self.storage.len();
+        }
+        other.consume(other.filled.len());
+    }
+
     /// Reads once from `stream`; 0 means that the other side has closed.
     ///
     /// Cancel safe: nothing is taken from the stream unless it returns.
@@ -235,6 +247,20 @@ mod tests {
         s.keep(source, 2..4);
         s.keep(source, 0..2);
         assert_eq!(s.bytes(source), b"bbaa");
+    }
+
+    #[test]
+    fn what_is_appended_stands_behind_what_was_there() {
+        let mut buffer = ReadBuffer::default();
+        for part in [&b"ab"[..], b"cd", b""] {
+            let mut more = ReadBuffer::holding(part.to_vec());
+            buffer.append(&mut more);
+            assert!(more.bytes().is_empty());
+        }
+        assert_eq!(buffer.bytes(), b"abcd");
+        buffer.consume(1);
+        buffer.append(&mut ReadBuffer::holding(b"e".to_vec()));
+        assert_eq!(buffer.bytes(), b"bcde");
     }
 
     #[tokio::test]

@@ -223,12 +223,13 @@ impl Queue {
     }
 
     /// The server has gone into COPY IN for the front: Syncs that it has not answered yet are read
-    /// in that mode and ignored.
-    pub(super) fn forget_syncs_behind_copy(&mut self) {
-        let mut first = true;
-        self.entries.retain(|e| {
-            std::mem::replace(&mut first, false) || !matches!(e.owed, Owed::Sync(AskedBy::Client))
-        });
+    /// in that mode and ignored. Returns how many.
+    pub(super) fn forget_syncs_behind_copy(&mut self) -> usize {
+        let before = self.entries.len();
+        self.entries
+            .retain(|e| !matches!(e.owed, Owed::Sync(AskedBy::Client)));
+        self.unsynced = true;
+        before - self.entries.len()
     }
 
     /// A ReadyForQuery came: portals end with their transaction.

@@ -35,6 +35,9 @@ pub(super) struct Left<C, U> {
     pub(super) journal: SessionJournal,
     /// Whether the server is still working on something of this session's.
     pub(super) busy: bool,
+    /// Whether the client may have got a part of a message: anything more would be taken for its
+    /// rest.
+    pub(super) torn: bool,
 }
 
 /// Relays until one side ends, the protocol is broken, or `drain` turns true and the session is at
@@ -60,6 +63,9 @@ where
         statements: Cell::new(0),
         status: Cell::new(TxStatus::Idle),
         copying_in: Cell::new(None),
+        syncs_behind_copy: Cell::new(0),
+        refuse_copy: Cell::new(false),
+        answering: Cell::new(false),
         fail_transaction: Cell::new(false),
         waiting: Cell::new(false),
         answered: Notify::new(),
@@ -76,6 +82,7 @@ where
     Left {
         end,
         busy,
+        torn: link.answering.get(),
         client: link.client.into_inner(),
         upstream: link.upstream.into_inner(),
         journal: link.journal.into_inner(),

@@ -9,8 +9,10 @@
 //! column whose origin isn't plain is a denial.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
+use std::task::{Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -25,6 +27,10 @@ use crate::policy::{Decision, Deny};
 use crate::record::{self, Entry, Via};
 use crate::wire::{self, HEADER, Reply, Side, TargetKind, TxStatus, request};
 
+/// Bytes that are read while a request waits for the server; a client that leaves behind more of
+/// them is noticed once the server has answered.
+const AHEAD: usize = 64 << 10;
+
 /// Runs the half until the client ends the session.
 pub(super) async fn run<C, U>(link: &Link<C, U>) -> Result<End, Error>
 where
@@ -35,6 +41,7 @@ where
     let mut half = Half {
         link,
         splice: Splice::default(),
+        ahead: ReadBuffer::default(),
     };
     loop {
         let (used, end) = half.turn(input.bytes()).await?;
@@ -58,6 +65,8 @@ fn next_frame(bytes: &[u8]) -> Result<Option<wire::Frame>, Error> {
 struct Half<'l, C, U> {
     link: &'l Link<C, U>,
     splice: Splice,
+    /// What came while the half waited for the server.
+    ahead: ReadBuffer,
 }
 
 /// One frame of the source.
@@ -92,13 +101,18 @@ where
     /// Waits for bytes, and meanwhile does what the server's half asks for.
     async fn fill(&mut self, input: &mut ReadBuffer) -> Result<usize, Error> {
         loop {
-            self.fail_transaction(&[]).await?;
+            self.do_as_asked(&[]).await?;
+            if !self.ahead.bytes().is_empty() {
+                let more = self.ahead.bytes().len();
+                input.append(&mut self.ahead);
+                return Ok(more);
+            }
             let mut asked = std::pin::pin!(self.link.request.notified());
             let filled = std::future::poll_fn(|cx| {
                 let mut client = self.link.client.borrow_mut();
                 match input.poll_fill(cx, &mut *client) {
-                    std::task::Poll::Ready(read) => std::task::Poll::Ready(Some(read)),
-                    std::task::Poll::Pending => asked.as_mut().poll(cx).map(|()| None),
+                    Poll::Ready(read) => Poll::Ready(Some(read)),
+                    Poll::Pending => asked.as_mut().poll(cx).map(|()| None),
                 }
             });
             if let Some(read) = filled.await {
@@ -108,9 +122,21 @@ where
         }
     }
 
-    /// Makes the server's transaction fail, if its half has asked for that. What was entered in the
-    /// queue before goes out before.
-    async fn fail_transaction(&mut self, source: &[u8]) -> Result<(), Error> {
+    /// Does what the server's half has asked for: ends a COPY, makes the transaction fail. What was
+    /// entered in the queue before goes out before.
+    async fn do_as_asked(&mut self, source: &[u8]) -> Result<(), Error> {
+        if self.link.refuse_copy.take() {
+            let syncs = self.link.syncs_behind_copy.take();
+            self.send(source).await?;
+            let out = self.splice.insert(source);
+            out.extend_from_slice(&request::COPY_FAIL);
+            for _ in 0..syncs {
+                // The server ignored the client's.
+                self.push(Owed::Sync(AskedBy::Client));
+                self.splice.insert(source).extend_from_slice(&request::SYNC);
+            }
+            self.send(source).await?;
+        }
         if self.link.fail_transaction.take() {
             self.send(source).await?;
             request::query(self.splice.insert(source), &refused_text(None));
@@ -162,7 +188,7 @@ where
     }
 
     async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
-        self.fail_transaction(seen.source).await?;
+        self.do_as_asked(seen.source).await?;
         // The server would discard it unread; what it doesn't get needs no judging.
         let discarded = self.link.queue.borrow().is_discarding();
         match seen.tag {
@@ -386,18 +412,41 @@ where
         self.send(seen.source).await?;
         self.link.waiting.set(true);
         loop {
-            if self.link.fail_transaction.get() {
+            if self.link.fail_transaction.get() || self.link.refuse_copy.get() {
                 // It stands in the queue already: nothing may overtake it, and what is waited for
                 // may stand behind it.
-                self.fail_transaction(seen.source).await?;
+                self.do_as_asked(seen.source).await?;
             } else if condition(self.link) {
-                self.link.answered.notified().await;
+                self.answered().await?;
             } else {
                 break;
             }
         }
         self.link.waiting.set(false);
         Ok(())
+    }
+
+    /// Waits for an answer of the server's. Reads ahead meanwhile: a client that leaves must not
+    /// leave behind a statement that nothing ends.
+    async fn answered(&mut self) -> Result<(), Error> {
+        let mut answered = std::pin::pin!(self.link.answered.notified());
+        let ahead = &mut self.ahead;
+        std::future::poll_fn(|cx| {
+            if answered.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut client = self.link.client.borrow_mut();
+            while ahead.bytes().len() < AHEAD {
+                match ready!(ahead.poll_fill(cx, &mut *client)) {
+                    Ok(1..) => {}
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            Poll::Pending
+        })
+        .await
+        .map_err(Error::ClientIo)
     }
 
     async fn parse(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
@@ -627,7 +676,12 @@ where
         if open(self.link) {
             self.wait_while(seen, open).await?;
         }
-        Ok(self.link.copying_in.get())
+        let statement = self.link.copying_in.get();
+        if statement.is_some() {
+            // From here on whether the server has read them can't be known.
+            self.link.syncs_behind_copy.set(0);
+        }
+        Ok(statement)
     }
 
     async fn copy_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {

@@ -485,6 +485,13 @@ where
         let fields = ErrorFields::decode(seen.body()).map_err(Error::Upstream)?;
         self.link.copying_in.set(None);
         let failed = take_failed(&mut self.link.queue.borrow_mut());
+        // A COPY that failed before it read anything: nor has the server read these yet.
+        for _ in 0..self.link.syncs_behind_copy.take() {
+            self.link
+                .queue
+                .borrow_mut()
+                .push(Owed::Sync(AskedBy::Client));
+        }
         match failed {
             Failed::Denied(deny) => {
                 if !self.muted {
@@ -605,10 +612,17 @@ where
         let statement = with_run(&mut queue, |run| run.statement)
             .ok_or(Error::UpstreamSequence("COPY that was not owed"))?;
         if matches!(queue.front(), Some(Owed::Execute(_))) {
-            queue.forget_syncs_behind_copy();
+            let syncs = queue.forget_syncs_behind_copy();
+            self.link.syncs_behind_copy.set(syncs);
         }
         drop(queue);
-        self.link.copying_in.set(Some(statement));
+        if self.muted {
+            // The client takes the statement for failed and will send no data.
+            self.link.refuse_copy.set(true);
+            self.link.request.notify_one();
+        } else {
+            self.link.copying_in.set(Some(statement));
+        }
         self.keep(seen);
         Ok(())
     }

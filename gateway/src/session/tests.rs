@@ -804,6 +804,44 @@ async fn the_columns_of_a_large_row_are_recorded_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_while_its_request_waits_is_noticed() {
+    on_stage(|mut s| async move {
+        let slow = query("SELECT id FROM orders");
+        s.client_says(&[slow.clone(), query("SELECT ssn FROM customers")].concat())
+            .await;
+        s.server_gets(&slow).await;
+        // The server never answers.
+        drop(s.client);
+        let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+        let left = left.expect("ends in time").expect("no panic");
+        assert!(matches!(left.end, Err(Error::ClientIo(_))));
+        assert!(left.busy, "there is something to cancel");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_client_says_while_its_request_waits_is_kept() {
+    on_stage(|mut s| async move {
+        let slow = query("SELECT id FROM orders");
+        let copy = query("COPY orders FROM STDIN");
+        s.client_says(&[slow.clone(), copy.clone(), f(b'd', b"1\n")].concat())
+            .await;
+        s.server_gets(&[slow, copy].concat()).await;
+        let rest = [f(b'd', b"2\n"), f(b'c', b"")].concat();
+        for byte in &rest {
+            s.client_says(&[*byte]).await;
+            tokio::task::yield_now().await;
+        }
+        let answer = [complete("SELECT 0"), ready(b'I'), f(b'G', &[0, 0, 1, 0, 0])].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&[f(b'd', b"1\n"), rest].concat()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
         s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
@@ -942,6 +980,93 @@ async fn a_query_denied_behind_work_without_its_sync_fails_that_work_too() {
         s.client_gets(&ready(b'I')).await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_before_it_reads_leaves_its_sync_to_the_server() {
+    on_stage(|mut s| async move {
+        let text = "COPY orders FROM STDIN";
+        let start = [parse("", text), bind("", ""), execute(""), sync()].concat();
+        s.client_says(&start).await;
+        s.server_gets(&start).await;
+        let answer = [
+            f(b'1', b""),
+            f(b'2', b""),
+            f(b'G', &[0, 0, 1, 0, 0]),
+            error("42809", "cannot copy to view"),
+            ready(b'I'),
+        ]
+        .concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_behind_an_exceeded_limit_is_ended_for_the_client() {
+    let limited = "SELECT id FROM limited";
+    let copy = "COPY orders FROM STDIN";
+    let simple = query(&format!("{limited}; {copy}"));
+    let extended = [
+        parse("", limited),
+        bind("", ""),
+        execute(""),
+        parse("", copy),
+        bind("", ""),
+        execute(""),
+        sync(),
+    ]
+    .concat();
+    let rows = [row(&["1"]), row(&["2"]), row(&["3"]), complete("SELECT 3")].concat();
+    let confirmed = [f(b'1', b""), f(b'2', b"")].concat();
+    let described = description(&[("id", 20003, 1)]);
+    for (start, first, between, again) in [
+        (simple, described, vec![], vec![]),
+        (extended, confirmed.clone(), confirmed, sync()),
+    ] {
+        let rows = rows.clone();
+        on_stage(|mut s| async move {
+            s.client_says(&start).await;
+            s.server_gets(&start).await;
+            let going_in = f(b'G', &[0, 0, 1, 0, 0]);
+            s.server_says(&[first.clone(), rows, between, going_in].concat())
+                .await;
+            s.client_gets(&[first, row(&["1"]), row(&["2"])].concat())
+                .await;
+            s.client_is_refused("54000", "limit").await;
+            s.server_gets(&[f(b'f', b"\0"), again].concat()).await;
+            s.server_says(&[error("57014", "COPY failed"), ready(b'I')].concat())
+                .await;
+            s.client_gets(&ready(b'I')).await;
+            s.client_says(&query("SELECT 1")).await;
+            s.server_gets(&query("SELECT 1")).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_into_the_middle_of_a_message() {
+    LocalSet::new()
+        .run_until(async {
+            let mut s = Stage::start(4096);
+            s.client_says(&query("SELECT id FROM orders")).await;
+            s.server_gets(&query("SELECT id FROM orders")).await;
+            let rows = row(&["x".repeat(1000).as_str()]).repeat(10);
+            let described = description(&[("id", 20002, 1)]);
+            let said = [described, rows].concat();
+            let saying = s.server.write_all(&said);
+            let _ = tokio::time::timeout(Duration::from_millis(100), saying).await;
+            s.client_says(b"Z\0\0\0\x04").await;
+            let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+            let left = left.expect("ends in time").expect("no panic");
+            assert!(matches!(left.end, Err(Error::Client(_))));
+            assert!(left.torn, "a row is half written");
+        })
+        .await;
 }
 
 #[tokio::test]
