@@ -499,9 +499,10 @@ where
                 }
             }
             Failed::Unseen => {}
-            Failed::Plain => self.keep(seen),
+            Failed::Plain => self.error_of(seen, &fields, false),
             Failed::Runs(mut runs) => {
                 let sensitive = runs.first().is_some_and(|r| r.run().sensitive);
+                let sensitive = sensitive || self.link.judging.borrow().tells_of_masked(&fields);
                 let mut status = Status::Failed {
                     sqlstate: fields.sqlstate,
                     message: if sensitive { b"" } else { fields.message },
@@ -521,6 +522,7 @@ where
     }
 
     fn error_of(&mut self, seen: &Seen<'_>, fields: &ErrorFields<'_>, sensitive: bool) {
+        let sensitive = sensitive || self.link.judging.borrow().tells_of_masked(fields);
         if sensitive && !self.muted {
             Reply::scrubbed(self.splice.insert(seen.source), seen.tag, fields);
         } else {
@@ -545,7 +547,11 @@ where
                 _ => return Err(Error::UpstreamSequence("ReadyForQuery that was not owed")),
             }
             queue.ready(status);
-            queue.settle()
+            let settled = queue.settle();
+            if status == TxStatus::Idle && queue.is_empty() {
+                self.link.judging.borrow_mut().transaction_ended();
+            }
+            settled
         };
         match owed {
             Some(Owed::Sync(AskedBy::Weir) | Owed::FailTransaction { told: true }) => {

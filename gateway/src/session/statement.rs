@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::stored::ByName;
 use crate::mask::{Planned, RowPlan};
 use crate::policy::{Deny, Limits};
 use crate::record::RowsDigest;
@@ -16,6 +17,8 @@ pub(super) struct Generation {
     pub(super) catalog: u64,
     /// Whether the session has changed its search path.
     pub(super) path_changed: bool,
+    /// On what terms EXECUTE and FETCH run.
+    pub(super) by_name: ByName,
 }
 
 /// A text, judged.
@@ -34,6 +37,8 @@ pub(super) struct Judged {
     pub(super) sensitive: bool,
     /// Whether a look at its result's columns, before it ran, found nothing to refuse.
     pub(super) probed: Cell<bool>,
+    /// The strictest limits of any of its statements.
+    pub(super) limits: Limits,
     /// What the statements do to names, settings and the catalog.
     pub(super) side_effects: SideEffects,
 }
@@ -54,6 +59,8 @@ pub(super) struct SideEffects {
     pub(super) statements: bool,
     /// SQL-level DECLARE, CLOSE: the same for portals.
     pub(super) portals: bool,
+    /// A cursor is declared that outlives its transaction.
+    pub(super) holds: bool,
     /// The search path changes, or may.
     pub(super) search_path: bool,
     /// The catalog changes, or may.
@@ -68,6 +75,7 @@ impl SideEffects {
         Self {
             statements: self.statements || other.statements,
             portals: self.portals || other.portals,
+            holds: self.holds || other.holds,
             search_path: self.search_path || other.search_path,
             catalog: self.catalog || other.catalog,
             copies_in: self.copies_in || other.copies_in,
