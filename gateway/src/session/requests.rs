@@ -602,9 +602,11 @@ where
             },
             TargetKind::Portal => match self.portal(seen, target.name).await? {
                 Some(portal) => (Rc::clone(&portal.prepared), Some(portal)),
+                // A cursor that SQL declared, which drivers describe by its name (psycopg's
+                // server-side cursors): its query was judged, and columns are no rows.
                 None => {
-                    self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
-                    return Ok(());
+                    let unknown = self.link.judging.borrow().judge_part("");
+                    (Prepared::new(Rc::new(unknown)), None)
                 }
             },
         };

@@ -842,6 +842,28 @@ async fn what_a_client_says_while_its_request_waits_is_kept() {
 }
 
 #[tokio::test]
+async fn a_cursor_that_sql_declared_can_be_described_but_not_executed() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let declare = query("DECLARE c CURSOR FOR SELECT id FROM orders");
+        s.client_says(&declare).await;
+        s.server_gets(&declare).await;
+        let answer = [complete("DECLARE CURSOR"), ready(b'T')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        let describe = [f(b'D', b"Pc\0"), sync()].concat();
+        s.client_says(&describe).await;
+        s.server_gets(&describe).await;
+        let answer = [description(&[("id", 20002, 1)]), ready(b'T')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&[execute("c"), sync()].concat()).await;
+        assert_eq!(s.server_frame().await.0, b'P', "a stand-in");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
         s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
