@@ -864,6 +864,27 @@ async fn a_cursor_that_sql_declared_can_be_described_but_not_executed() {
 }
 
 #[tokio::test]
+async fn a_last_statement_is_answered_before_the_terminate_behind_it_counts() {
+    on_stage(|mut s| async move {
+        let insert = query("INSERT INTO orders VALUES (1)");
+        s.client_says(&[insert.clone(), f(b'X', b"")].concat())
+            .await;
+        s.server_gets(&insert).await;
+        s.nothing_reaches_the_server().await;
+        let answer = [complete("INSERT 0 1"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&f(b'X', b"")).await;
+        let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+        let left = left.expect("ends in time").expect("no panic");
+        assert!(matches!(left.end, Ok(End::ClientQuit)));
+        assert!(!left.busy);
+        assert!(s.recorded().contains("Outcome"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
         s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
