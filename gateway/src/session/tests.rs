@@ -1182,6 +1182,21 @@ async fn a_drained_session_ends_once_it_is_at_rest() {
 }
 
 #[tokio::test]
+async fn a_drained_session_that_goes_on_is_ended_in_order() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+        s.drain.send_replace(true);
+        // The server never answers.
+        let left = tokio::time::timeout(crate::daemon::DRAIN, &mut s.relay).await;
+        let left = left.expect("within the daemon's time").expect("no panic");
+        assert!(matches!(left.end, Ok(End::Drained)));
+        assert!(left.busy, "there is something to cancel");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn splitting_what_either_side_says_changes_nothing() {
     let client = [
         parse("s", "SELECT id FROM orders"),
