@@ -39,7 +39,7 @@ pub(super) enum End {
     ClientLost,
     /// The server's connection ended.
     UpstreamLost,
-    /// The daemon is going down, and the session was at rest.
+    /// The daemon is going down, and the session was at rest or had its time.
     Drained,
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
@@ -89,7 +90,12 @@ where
     }
 }
 
-/// Returns when the daemon drains and the session is at rest.
+/// How long a session that isn't at rest may go on once the daemon goes down. Then it is cut, in
+/// order: what runs is cancelled, the journal closed, the client told. All of that has to fit into
+/// what the daemon gives its sessions, [`crate::daemon::DRAIN`].
+const LAST_WORK: Duration = Duration::from_secs(7);
+
+/// Returns when the daemon drains and the session is at rest, or has had its time.
 async fn drained<C, U>(link: &Link<C, U>, mut drain: watch::Receiver<bool>)
 where
     C: AsyncWrite + Unpin,
@@ -99,7 +105,10 @@ where
         // Whoever could drain is gone; the session ends by itself.
         std::future::pending::<()>().await;
     }
-    while !link.at_rest() {
-        link.answered.notified().await;
-    }
+    let rest = async {
+        while !link.at_rest() {
+            link.answered.notified().await;
+        }
+    };
+    let _ = tokio::time::timeout(LAST_WORK, rest).await;
 }

@@ -194,7 +194,7 @@ where
         match seen.tag {
             b'S' => self.sync(&seen),
             b'X' => {
-                self.keep(&seen);
+                self.quit(&seen).await?;
                 return Ok(ControlFlow::Break(End::ClientQuit));
             }
             _ if discarded => {}
@@ -211,6 +211,19 @@ where
             _ => return Err(Error::ClientSequence("a password that was not asked for")),
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// The server reads a Terminate once it has done what came before: a client that says it in one
+    /// go with its last statement, and stays for the answer, gets it.
+    async fn quit(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if !self.link.queue.borrow().is_unsynced() {
+            self.wait_while(seen, |link| {
+                link.copying_in.get().is_none() && !link.queue.borrow().is_empty()
+            })
+            .await?;
+        }
+        self.keep(seen);
+        Ok(())
     }
 
     fn sync(&mut self, seen: &Seen<'_>) {

@@ -802,6 +802,49 @@ async fn what_a_client_says_while_its_request_waits_is_kept() {
 }
 
 #[tokio::test]
+async fn a_cursor_that_sql_declared_can_be_described_but_not_executed() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let declare = query("DECLARE c CURSOR FOR SELECT id FROM orders");
+        s.client_says(&declare).await;
+        s.server_gets(&declare).await;
+        let answer = [complete("DECLARE CURSOR"), ready(b'T')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        let describe = [f(b'D', b"Pc\0"), sync()].concat();
+        s.client_says(&describe).await;
+        s.server_gets(&describe).await;
+        let answer = [description(&[("id", 20002, 1)]), ready(b'T')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&[execute("c"), sync()].concat()).await;
+        assert_eq!(s.server_frame().await.0, b'P', "a stand-in");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_last_statement_is_answered_before_the_terminate_behind_it_counts() {
+    on_stage(|mut s| async move {
+        let insert = query("INSERT INTO orders VALUES (1)");
+        s.client_says(&[insert.clone(), f(b'X', b"")].concat())
+            .await;
+        s.server_gets(&insert).await;
+        s.nothing_reaches_the_server().await;
+        let answer = [complete("INSERT 0 1"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&f(b'X', b"")).await;
+        let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+        let left = left.expect("ends in time").expect("no panic");
+        assert!(matches!(left.end, Ok(End::ClientQuit)));
+        assert!(!left.busy);
+        assert!(s.recorded().contains("Outcome"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
         s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
@@ -1107,6 +1150,21 @@ async fn a_drained_session_ends_once_it_is_at_rest() {
             left.expect("ends").expect("no panic").end,
             Ok(End::Drained)
         ));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drained_session_that_goes_on_is_ended_in_order() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+        s.drain.send_replace(true);
+        // The server never answers.
+        let left = tokio::time::timeout(crate::daemon::DRAIN, &mut s.relay).await;
+        let left = left.expect("within the daemon's time").expect("no panic");
+        assert!(matches!(left.end, Ok(End::Drained)));
+        assert!(left.busy, "there is something to cancel");
     })
     .await;
 }
