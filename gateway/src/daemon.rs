@@ -7,8 +7,8 @@
 //!
 //! Until the capture is attached no agent of a first start is governed, so everything that can fail
 //! for a person's mistake comes before it. On SIGTERM the listeners close first (agents then get
-//! ECONNREFUSED, never a passage), sessions at rest are told goodbye, and the others have
-//! [`DRAIN`] to end.
+//! ECONNREFUSED, never a passage), sessions at rest are told goodbye, and the others are ended in
+//! order within [`DRAIN`].
 
 mod datastores;
 mod status;

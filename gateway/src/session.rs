@@ -357,6 +357,7 @@ async fn end(left: relay::Left<Client, upstream::Stream>, key: &directory::Key) 
         mut upstream,
         journal,
         busy,
+        torn,
     } = left;
     if busy {
         // Nothing runs on for a client that has left.
@@ -377,6 +378,9 @@ async fn end(left: relay::Left<Client, upstream::Stream>, key: &directory::Key) 
         tracing::warn!(session = %journal.id(), error = error as &dyn std::error::Error, "session ended");
     }
     close(journal, reason).await;
+    if torn {
+        return;
+    }
     match end {
         Ok(End::Drained) => goodbye(client, "57P01", "Weir is shutting down").await,
         Ok(End::UpstreamLost) | Err(Error::UpstreamIo(_)) => {

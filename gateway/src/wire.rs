@@ -131,11 +131,12 @@ fn limit(side: Side, tag: u8) -> Option<usize> {
         (Side::Client, b'C' | b'D' | b'E' | b'F' | b'H' | b'S' | b'X' | b'c' | b'f' | b'p') => {
             Some(SMALL_LIMIT)
         }
-        (Side::Upstream, b'D' | b'd') => Some(VALUES_LIMIT),
+        // An error quotes the value that it is about.
+        (Side::Upstream, b'D' | b'd' | b'E' | b'N') => Some(VALUES_LIMIT),
         (
             Side::Upstream,
-            b'1' | b'2' | b'3' | b'A' | b'C' | b'E' | b'G' | b'H' | b'I' | b'K' | b'N' | b'R'
-            | b'S' | b'T' | b'V' | b'W' | b'Z' | b'c' | b'n' | b's' | b't' | b'v',
+            b'1' | b'2' | b'3' | b'A' | b'C' | b'G' | b'H' | b'I' | b'K' | b'R' | b'S' | b'T'
+            | b'V' | b'W' | b'Z' | b'c' | b'n' | b's' | b't' | b'v',
         ) => Some(SMALL_LIMIT),
         _ => None,
     }

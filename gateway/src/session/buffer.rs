@@ -67,8 +67,10 @@ impl ReadBuffer {
         }
     }
 
-    /// Makes room for a frame of `size` bytes that starts at the front.
+    /// Makes room for a frame of `size` bytes that starts at the front: for no more of it than what
+    /// has come of it justifies, or five bytes of a header would cost 64 MiB.
     pub(super) fn reserve(&mut self, size: usize) {
+        let size = size.min(BUFFER.max(self.filled.len() * 2));
         if self.filled.start > 0 {
             self.storage.copy_within(self.filled.clone(), 0);
             self.filled = 0..self.filled.len();
@@ -78,6 +80,18 @@ impl ReadBuffer {
             // frames are bounded by `wire`'s limits.
             self.storage.resize(size.next_power_of_two(), 0);
         }
+    }
+
+    /// Takes over what another buffer holds, behind what is there.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        if self.filled.is_empty() {
+            std::mem::swap(self, other);
+        } else {
+            self.storage.truncate(self.filled.end);
+            self.storage.extend_from_slice(other.bytes());
+            self.filled.end = self.storage.len();
+        }
+        other.consume(other.filled.len());
     }
 
     /// Reads once from `stream`; 0 means that the other side has closed.
@@ -235,6 +249,20 @@ mod tests {
         assert_eq!(s.bytes(source), b"bbaa");
     }
 
+    #[test]
+    fn what_is_appended_stands_behind_what_was_there() {
+        let mut buffer = ReadBuffer::default();
+        for part in [&b"ab"[..], b"cd", b""] {
+            let mut more = ReadBuffer::holding(part.to_vec());
+            buffer.append(&mut more);
+            assert!(more.bytes().is_empty());
+        }
+        assert_eq!(buffer.bytes(), b"abcd");
+        buffer.consume(1);
+        buffer.append(&mut ReadBuffer::holding(b"e".to_vec()));
+        assert_eq!(buffer.bytes(), b"bcde");
+    }
+
     #[tokio::test]
     async fn a_waiting_buffer_holds_no_storage() {
         let (mut near, _far) = tokio::io::duplex(16);
@@ -245,6 +273,13 @@ mod tests {
         })
         .await;
         assert!(buffer.storage.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_has_only_been_announced_takes_no_room() {
+        let mut buffer = ReadBuffer::holding(b"B\x03\xff\xff\xff".to_vec());
+        buffer.reserve(64 << 20);
+        assert_eq!(buffer.storage.len(), BUFFER);
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use crate::judge::{self, View};
 use crate::mask::{self, MaskSet, Planned};
 use crate::policy::{Decision, Deny, Limits, Subject, SubjectPolicy};
 use crate::policy_store::Active;
-use crate::sql::{self, Analysis, Effect, Statement};
+use crate::sql::{self, Analysis, CopyDirection, Effect, Statement};
 use crate::wire;
 
 /// Distinct texts that a session remembers; agents that put values into their SQL make new ones
@@ -369,6 +369,7 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
             .touches
             .iter()
             .any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
+        copies_in: statement.shape.copy == Some(CopyDirection::In),
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) enum End {
     ClientLost,
     /// The server's connection ended.
     UpstreamLost,
-    /// The daemon is going down, and the session was at rest.
+    /// The daemon is going down, and the session was at rest or had its time.
     Drained,
 }
 
@@ -109,6 +109,12 @@ pub(super) struct Link<C, U> {
     pub(super) status: Cell<TxStatus>,
     /// The statement whose COPY data the server reads now.
     pub(super) copying_in: Cell<Option<u64>>,
+    /// Syncs that came before the server went into COPY IN, as long as no data has followed.
+    pub(super) syncs_behind_copy: Cell<usize>,
+    /// A COPY IN has to be ended for a client that doesn't know of it.
+    pub(super) refuse_copy: Cell<bool>,
+    /// Bytes for the client are on their way: it may have got a part of a message.
+    pub(super) answering: Cell<bool>,
     /// The server's transaction has to be made to fail before the client is told its status.
     pub(super) fail_transaction: Cell<bool>,
     /// The client half waits for answers.
@@ -117,7 +123,7 @@ pub(super) struct Link<C, U> {
     pub(super) answered: Notify,
     /// The client half has something for the server half: an answer of Weir's own is queued.
     pub(super) own_answer: Notify,
-    /// The server half has something for the client half: `fail_transaction`.
+    /// The server half has something for the client half: `fail_transaction` or `refuse_copy`.
     pub(super) request: Notify,
     pub(super) tally: Arc<Tally>,
     /// Statements so far.
@@ -156,9 +162,12 @@ where
 
     /// Sends bytes to the client; what they hold is in the journal.
     pub(super) async fn answer(&self, _: Recorded, bytes: &[u8]) -> Result<(), Error> {
+        self.answering.set(true);
         write_all(&self.client, bytes)
             .await
-            .map_err(Error::ClientIo)
+            .map_err(Error::ClientIo)?;
+        self.answering.set(false);
+        Ok(())
     }
 
     /// Whether nothing is under way: the session can be ended without cutting anything.

@@ -38,9 +38,10 @@ pub(super) enum Owed {
     Denied(Rc<Deny>),
     /// BindComplete.
     Bind { name: Box<[u8]>, portal: Rc<Portal> },
-    /// RowDescription or NoData, after a ParameterDescription for a statement.
+    /// RowDescription or NoData, after a ParameterDescription for a statement. Of what Weir didn't
+    /// see being made (a cursor of SQL's) there is no statement; looking at it shows only names.
     Describe {
-        prepared: Rc<Prepared>,
+        prepared: Option<Rc<Prepared>>,
         portal: Option<Rc<Portal>>,
         asked_by: AskedBy,
     },
@@ -91,6 +92,9 @@ pub(super) struct Queue {
     segment: u64,
     /// The server discards, or will, what comes until the next Sync.
     discarding: bool,
+    /// Something of the extended protocol was entered since the last Sync or simple query: its
+    /// effects are neither committed nor rolled back, even once all of it is answered.
+    unsynced: bool,
     statements: HashMap<Box<[u8]>, Rc<Prepared>>,
     portals: HashMap<Box<[u8]>, Rc<Portal>>,
 }
@@ -102,9 +106,9 @@ impl Queue {
     }
 
     /// Whether the server would read a new request at once and on its own: nothing owed, nothing
-    /// to be discarded.
+    /// to be discarded, nothing that waits for its Sync.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.entries.is_empty() && !self.discarding
+        self.entries.is_empty() && !self.discarding && !self.unsynced
     }
 
     /// Enters what a request that goes upstream now makes the server owe.
@@ -120,6 +124,7 @@ impl Queue {
             owed,
             Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }
         );
+        self.unsynced = !ends_segment && (self.unsynced || !matches!(owed, Owed::Own(_)));
         self.entries.push_back(Entry {
             segment: self.segment,
             owed,
@@ -134,11 +139,25 @@ impl Queue {
         self.discarding
     }
 
+    /// Whether anything of the extended protocol was entered since the last Sync.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
     /// Whether a description of `prepared` is still owed.
     pub(super) fn awaits_description(&self, prepared: &Rc<Prepared>) -> bool {
         self.entries.iter().any(
-            |e| matches!(&e.owed, Owed::Describe { prepared: p, .. } if Rc::ptr_eq(p, prepared)),
+            |e| matches!(&e.owed, Owed::Describe { prepared: Some(p), .. } if Rc::ptr_eq(p, prepared)),
         )
+    }
+
+    /// Whether a COPY is owed that reads data from the client.
+    pub(super) fn owes_copy_in(&self) -> bool {
+        self.entries.iter().any(|e| match &e.owed {
+            Owed::Execute(portal) => portal.run.borrow().side_effects.copies_in,
+            Owed::Query(batch) => batch.runs.iter().any(|r| r.side_effects.copies_in),
+            _ => false,
+        })
     }
 
     /// Whether anything is owed from before the last Sync or simple query.
@@ -193,18 +212,24 @@ impl Queue {
                 off(entry.owed);
             }
         }
-        // With a Sync entered, what came after it isn't concerned.
-        self.discarding |= self.entries.is_empty();
+        match self.front() {
+            // A look ahead failed as its query would: the error, and the ReadyForQuery behind it,
+            // are the query's answer.
+            Some(Owed::Sync(asked_by)) => *asked_by = AskedBy::Client,
+            // With a Sync entered, what came after it isn't concerned.
+            _ => self.discarding = true,
+        }
         failed
     }
 
     /// The server has gone into COPY IN for the front: Syncs that it has not answered yet are read
-    /// in that mode and ignored.
-    pub(super) fn forget_syncs_behind_copy(&mut self) {
-        let mut first = true;
-        self.entries.retain(|e| {
-            std::mem::replace(&mut first, false) || !matches!(e.owed, Owed::Sync(AskedBy::Client))
-        });
+    /// in that mode and ignored. Returns how many.
+    pub(super) fn forget_syncs_behind_copy(&mut self) -> usize {
+        let before = self.entries.len();
+        self.entries
+            .retain(|e| !matches!(e.owed, Owed::Sync(AskedBy::Client)));
+        self.unsynced = true;
+        before - self.entries.len()
     }
 
     /// A ReadyForQuery came: portals end with their transaction.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
@@ -35,6 +36,9 @@ pub(super) struct Left<C, U> {
     pub(super) journal: SessionJournal,
     /// Whether the server is still working on something of this session's.
     pub(super) busy: bool,
+    /// Whether the client may have got a part of a message: anything more would be taken for its
+    /// rest.
+    pub(super) torn: bool,
 }
 
 /// Relays until one side ends, the protocol is broken, or `drain` turns true and the session is at
@@ -60,6 +64,9 @@ where
         statements: Cell::new(0),
         status: Cell::new(TxStatus::Idle),
         copying_in: Cell::new(None),
+        syncs_behind_copy: Cell::new(0),
+        refuse_copy: Cell::new(false),
+        answering: Cell::new(false),
         fail_transaction: Cell::new(false),
         waiting: Cell::new(false),
         answered: Notify::new(),
@@ -76,13 +83,19 @@ where
     Left {
         end,
         busy,
+        torn: link.answering.get(),
         client: link.client.into_inner(),
         upstream: link.upstream.into_inner(),
         journal: link.journal.into_inner(),
     }
 }
 
-/// Returns when the daemon drains and the session is at rest.
+/// How long a session that isn't at rest may go on once the daemon goes down. Then it is cut, in
+/// order: what runs is cancelled, the journal closed, the client told. All of that has to fit into
+/// what the daemon gives its sessions, [`crate::daemon::DRAIN`].
+const LAST_WORK: Duration = Duration::from_secs(7);
+
+/// Returns when the daemon drains and the session is at rest, or has had its time.
 async fn drained<C, U>(link: &Link<C, U>, mut drain: watch::Receiver<bool>)
 where
     C: AsyncWrite + Unpin,
@@ -92,7 +105,10 @@ where
         // Whoever could drain is gone; the session ends by itself.
         std::future::pending::<()>().await;
     }
-    while !link.at_rest() {
-        link.answered.notified().await;
-    }
+    let rest = async {
+        while !link.at_rest() {
+            link.answered.notified().await;
+        }
+    };
+    let _ = tokio::time::timeout(LAST_WORK, rest).await;
 }

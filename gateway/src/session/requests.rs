@@ -9,8 +9,10 @@
 //! column whose origin isn't plain is a denial.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
+use std::task::{Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -25,6 +27,10 @@ use crate::policy::{Decision, Deny};
 use crate::record::{self, Entry, Via};
 use crate::wire::{self, HEADER, Reply, Side, TargetKind, TxStatus, request};
 
+/// Bytes that are read while a request waits for the server; a client that leaves behind more of
+/// them is noticed once the server has answered.
+const AHEAD: usize = 64 << 10;
+
 /// Runs the half until the client ends the session.
 pub(super) async fn run<C, U>(link: &Link<C, U>) -> Result<End, Error>
 where
@@ -35,6 +41,7 @@ where
     let mut half = Half {
         link,
         splice: Splice::default(),
+        ahead: ReadBuffer::default(),
     };
     loop {
         let (used, end) = half.turn(input.bytes()).await?;
@@ -58,6 +65,8 @@ fn next_frame(bytes: &[u8]) -> Result<Option<wire::Frame>, Error> {
 struct Half<'l, C, U> {
     link: &'l Link<C, U>,
     splice: Splice,
+    /// What came while the half waited for the server.
+    ahead: ReadBuffer,
 }
 
 /// One frame of the source.
@@ -92,13 +101,18 @@ where
     /// Waits for bytes, and meanwhile does what the server's half asks for.
     async fn fill(&mut self, input: &mut ReadBuffer) -> Result<usize, Error> {
         loop {
-            self.fail_transaction(&[]).await?;
+            self.do_as_asked(&[]).await?;
+            if !self.ahead.bytes().is_empty() {
+                let more = self.ahead.bytes().len();
+                input.append(&mut self.ahead);
+                return Ok(more);
+            }
             let mut asked = std::pin::pin!(self.link.request.notified());
             let filled = std::future::poll_fn(|cx| {
                 let mut client = self.link.client.borrow_mut();
                 match input.poll_fill(cx, &mut *client) {
-                    std::task::Poll::Ready(read) => std::task::Poll::Ready(Some(read)),
-                    std::task::Poll::Pending => asked.as_mut().poll(cx).map(|()| None),
+                    Poll::Ready(read) => Poll::Ready(Some(read)),
+                    Poll::Pending => asked.as_mut().poll(cx).map(|()| None),
                 }
             });
             if let Some(read) = filled.await {
@@ -108,9 +122,21 @@ where
         }
     }
 
-    /// Makes the server's transaction fail, if its half has asked for that. What was entered in the
-    /// queue before goes out before.
-    async fn fail_transaction(&mut self, source: &[u8]) -> Result<(), Error> {
+    /// Does what the server's half has asked for: ends a COPY, makes the transaction fail. What was
+    /// entered in the queue before goes out before.
+    async fn do_as_asked(&mut self, source: &[u8]) -> Result<(), Error> {
+        if self.link.refuse_copy.take() {
+            let syncs = self.link.syncs_behind_copy.take();
+            self.send(source).await?;
+            let out = self.splice.insert(source);
+            out.extend_from_slice(&request::COPY_FAIL);
+            for _ in 0..syncs {
+                // The server ignored the client's.
+                self.push(Owed::Sync(AskedBy::Client));
+                self.splice.insert(source).extend_from_slice(&request::SYNC);
+            }
+            self.send(source).await?;
+        }
         if self.link.fail_transaction.take() {
             self.send(source).await?;
             request::query(self.splice.insert(source), &refused_text(None));
@@ -162,13 +188,13 @@ where
     }
 
     async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
-        self.fail_transaction(seen.source).await?;
+        self.do_as_asked(seen.source).await?;
         // The server would discard it unread; what it doesn't get needs no judging.
         let discarded = self.link.queue.borrow().is_discarding();
         match seen.tag {
             b'S' => self.sync(&seen),
             b'X' => {
-                self.keep(&seen);
+                self.quit(&seen).await?;
                 return Ok(ControlFlow::Break(End::ClientQuit));
             }
             _ if discarded => {}
@@ -179,12 +205,25 @@ where
             b'E' => self.execute(&seen).await?,
             b'C' => self.close(&seen)?,
             b'H' => self.keep(&seen),
-            b'd' => self.copy_data(&seen),
-            b'c' | b'f' => self.copy_end(&seen),
+            b'd' => self.copy_data(&seen).await?,
+            b'c' | b'f' => self.copy_end(&seen).await?,
             b'F' => self.function_call(&seen).await,
             _ => return Err(Error::ClientSequence("a password that was not asked for")),
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// The server reads a Terminate once it has done what came before: a client that says it in one
+    /// go with its last statement, and stays for the answer, gets it.
+    async fn quit(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if !self.link.queue.borrow().is_unsynced() {
+            self.wait_while(seen, |link| {
+                link.copying_in.get().is_none() && !link.queue.borrow().is_empty()
+            })
+            .await?;
+        }
+        self.keep(seen);
+        Ok(())
     }
 
     fn sync(&mut self, seen: &Seen<'_>) {
@@ -310,6 +349,9 @@ where
                 continue;
             };
             self.settle(seen).await?;
+            if self.link.queue.borrow().is_discarding() {
+                return Ok(Looked::Failed);
+            }
             let prepared = Prepared::new(Rc::new(self.link.judging.borrow_mut().judge_part(text)));
             for owed in [
                 Owed::Parse {
@@ -318,7 +360,7 @@ where
                     asked_by: AskedBy::Weir,
                 },
                 Owed::Describe {
-                    prepared: Rc::clone(&prepared),
+                    prepared: Some(Rc::clone(&prepared)),
                     portal: None,
                     asked_by: AskedBy::Weir,
                 },
@@ -363,6 +405,11 @@ where
 
     /// Forwards what there is and waits until the server owes nothing.
     async fn settle(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if self.link.queue.borrow().is_unsynced() {
+            // Without a Sync the server keeps its answers to itself.
+            let flush = request::FLUSH;
+            self.splice.insert(seen.source).extend_from_slice(&flush);
+        }
         self.wait_while(seen, |link| !link.queue.borrow().is_empty())
             .await
     }
@@ -374,12 +421,42 @@ where
     ) -> Result<(), Error> {
         self.send(seen.source).await?;
         self.link.waiting.set(true);
-        while condition(self.link) {
-            self.link.answered.notified().await;
-            self.fail_transaction(seen.source).await?;
+        loop {
+            if self.link.fail_transaction.get() || self.link.refuse_copy.get() {
+                // It stands in the queue already: nothing may overtake it, and what is waited for
+                // may stand behind it.
+                self.do_as_asked(seen.source).await?;
+            } else if condition(self.link) {
+                self.answered().await?;
+            } else {
+                break;
+            }
         }
         self.link.waiting.set(false);
         Ok(())
+    }
+
+    /// Waits for an answer of the server's. Reads ahead meanwhile: a client that leaves must not
+    /// leave behind a statement that nothing ends.
+    async fn answered(&mut self) -> Result<(), Error> {
+        let mut answered = std::pin::pin!(self.link.answered.notified());
+        let ahead = &mut self.ahead;
+        std::future::poll_fn(|cx| {
+            if answered.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut client = self.link.client.borrow_mut();
+            while ahead.bytes().len() < AHEAD {
+                match ready!(ahead.poll_fill(cx, &mut *client)) {
+                    Ok(1..) => {}
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            Poll::Pending
+        })
+        .await
+        .map_err(Error::ClientIo)
     }
 
     async fn parse(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
@@ -417,7 +494,7 @@ where
         prepared: &Rc<Prepared>,
     ) -> Result<(), Error> {
         self.push(Owed::Describe {
-            prepared: Rc::clone(prepared),
+            prepared: Some(Rc::clone(prepared)),
             portal: None,
             asked_by: AskedBy::Weir,
         });
@@ -539,19 +616,10 @@ where
             return Ok(());
         }
         let (prepared, portal) = match target.kind {
-            TargetKind::Statement => match self.statement(seen, target.name).await? {
-                Some(prepared) => (prepared, None),
-                None => {
-                    self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
-                    return Ok(());
-                }
-            },
+            TargetKind::Statement => (self.statement(seen, target.name).await?, None),
             TargetKind::Portal => match self.portal(seen, target.name).await? {
-                Some(portal) => (Rc::clone(&portal.prepared), Some(portal)),
-                None => {
-                    self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
-                    return Ok(());
-                }
+                Some(portal) => (Some(Rc::clone(&portal.prepared)), Some(portal)),
+                None => (None, None),
             },
         };
         self.push(Owed::Describe {
@@ -605,9 +673,9 @@ where
             Columns::Unknown if judged.sensitive => return Ok(false),
             Columns::Unknown | Columns::None => Treatment::Clear,
         };
-        let old = portal.run.borrow().rows;
+        let before = portal.run.borrow().before;
         let run = self.start_portal(judged, None, treatment);
-        *portal.run.borrow_mut() = Run { rows: old, ..run };
+        *portal.run.borrow_mut() = Run { before, ..run };
         portal.generation.set(judged.generation);
         Ok(true)
     }
@@ -625,22 +693,42 @@ where
         Ok(())
     }
 
-    fn copy_data(&mut self, seen: &Seen<'_>) {
+    /// The statement whose data the server reads now. Data may come together with its COPY: then
+    /// whether the server takes it isn't known before its answer.
+    async fn copying_in(&mut self, seen: &Seen<'_>) -> Result<Option<u64>, Error> {
+        let open = |link: &Link<C, U>| {
+            link.copying_in.get().is_none() && link.queue.borrow().owes_copy_in()
+        };
+        if open(self.link) {
+            self.wait_while(seen, open).await?;
+        }
+        let statement = self.link.copying_in.get();
+        if statement.is_some() {
+            // From here on whether the server has read them can't be known.
+            self.link.syncs_behind_copy.set(0);
+        }
+        Ok(statement)
+    }
+
+    async fn copy_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         // Outside of a COPY the server ignores it.
-        let Some(statement) = self.link.copying_in.get() else {
-            return;
+        let Some(statement) = self.copying_in(seen).await? else {
+            return Ok(());
         };
         if self.link.results == Results::Full {
             let frames = &seen.source[seen.range.clone()];
             self.link.append(&Entry::CopyIn { statement, frames });
         }
         self.keep(seen);
+        Ok(())
     }
 
-    fn copy_end(&mut self, seen: &Seen<'_>) {
-        if self.link.copying_in.take().is_some() {
+    async fn copy_end(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if self.copying_in(seen).await?.is_some() {
+            self.link.copying_in.set(None);
             self.keep(seen);
         }
+        Ok(())
     }
 
     async fn statement(

@@ -186,6 +186,8 @@ where
         .unwrap_or(false)
     }
 
+    /// Keeps an answer. What is said to the session as such, asynchronously, is kept even while
+    /// the client gets no answers.
     fn keep(&mut self, seen: &Seen<'_>) {
         if !self.muted {
             self.splice.keep(seen.source, seen.range.clone());
@@ -205,7 +207,7 @@ where
             b'Z' => self.ready(seen),
             b'S' => self.parameter_status(seen),
             b'A' => {
-                self.keep(seen);
+                self.splice.keep(seen.source, seen.range.clone());
                 Ok(())
             }
             b'G' => self.copy_in(seen),
@@ -307,7 +309,9 @@ where
         };
         let asked_by = *asked_by;
         // A portal's description adds only the formats, which Weir has from its Bind.
-        if asked_by == AskedBy::Weir || matches!(*prepared.columns.borrow(), Columns::Unknown) {
+        if let Some(prepared) = prepared
+            && (asked_by == AskedBy::Weir || matches!(*prepared.columns.borrow(), Columns::Unknown))
+        {
             *prepared.columns.borrow_mut() = columns.clone();
         }
         if let (Some(portal), Columns::Rows(body)) = (portal, columns) {
@@ -335,6 +339,9 @@ where
     /// Handles as many rows at `source[at..]` as are whole. Returns their bytes, or `None` if not
     /// even one is whole.
     fn rows(&mut self, source: &[u8], at: usize) -> Result<Option<usize>, Error> {
+        if wire::row_run(&source[at..], 1).1 == 0 {
+            return Ok(None);
+        }
         self.record_columns_of_portal()?;
         let before = self.splice.position();
         let passed = {
@@ -469,6 +476,7 @@ where
             return Err(Error::UpstreamSequence("a suspension that was not owed"));
         };
         self.outcome(&mut portal.run.borrow_mut(), Status::Suspended);
+        portal.run.borrow_mut().next_part();
         self.keep(seen);
         Ok(())
     }
@@ -477,6 +485,13 @@ where
         let fields = ErrorFields::decode(seen.body()).map_err(Error::Upstream)?;
         self.link.copying_in.set(None);
         let failed = take_failed(&mut self.link.queue.borrow_mut());
+        // A COPY that failed before it read anything: nor has the server read these yet.
+        for _ in 0..self.link.syncs_behind_copy.take() {
+            self.link
+                .queue
+                .borrow_mut()
+                .push(Owed::Sync(AskedBy::Client));
+        }
         match failed {
             Failed::Denied(deny) => {
                 if !self.muted {
@@ -551,20 +566,35 @@ where
         }
         self.muted = false;
         if std::mem::take(&mut self.limit_hit) && status == TxStatus::InBlock {
-            // The client saw an error, the server none: make it agree. The client is told its
-            // status after that, unless it has asked for more already.
-            let mut queue = self.link.queue.borrow_mut();
-            let told = !queue.is_empty();
-            queue.push(Owed::FailTransaction { told });
-            self.link.fail_transaction.set(true);
-            self.link.request.notify_one();
-            if !told {
+            // The client saw an error, the server none: make it agree.
+            if !self.fail_transaction() {
                 return Ok(());
             }
         }
         self.link.status.set(status);
         self.keep(seen);
         Ok(())
+    }
+
+    /// Has the server's transaction fail. Returns whether the client is to be told its status
+    /// before that: it is told after it, unless it has asked for more already.
+    fn fail_transaction(&mut self) -> bool {
+        let mut queue = self.link.queue.borrow_mut();
+        if self.link.fail_transaction.replace(true) {
+            // Asked for by an earlier statement, not sent yet, and so the last in the queue: one
+            // does for both.
+            return match queue.front() {
+                Some(Owed::FailTransaction { told }) => {
+                    *told = false;
+                    false
+                }
+                _ => true,
+            };
+        }
+        let told = !queue.is_empty();
+        queue.push(Owed::FailTransaction { told });
+        self.link.request.notify_one();
+        told
     }
 
     fn parameter_status(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
@@ -577,9 +607,7 @@ where
                 setting: "client_encoding",
             }),
             _ => {
-                if !self.muted {
-                    self.splice.keep(seen.source, seen.range.clone());
-                }
+                self.splice.keep(seen.source, seen.range.clone());
                 Ok(())
             }
         }
@@ -590,10 +618,17 @@ where
         let statement = with_run(&mut queue, |run| run.statement)
             .ok_or(Error::UpstreamSequence("COPY that was not owed"))?;
         if matches!(queue.front(), Some(Owed::Execute(_))) {
-            queue.forget_syncs_behind_copy();
+            let syncs = queue.forget_syncs_behind_copy();
+            self.link.syncs_behind_copy.set(syncs);
         }
         drop(queue);
-        self.link.copying_in.set(Some(statement));
+        if self.muted {
+            // The client takes the statement for failed and will send no data.
+            self.link.refuse_copy.set(true);
+            self.link.request.notify_one();
+        } else {
+            self.link.copying_in.set(Some(statement));
+        }
         self.keep(seen);
         Ok(())
     }
@@ -690,18 +725,6 @@ fn take_failed(queue: &mut RefMut<'_, Queue>) -> Failed {
         None | Some(Owed::Sync(_) | Owed::Own(_)) => Failed::Plain,
         Some(Owed::FailTransaction { .. }) => Failed::Unseen,
         Some(Owed::Query(batch)) => failed_batch(batch),
-        Some(Owed::Parse {
-            asked_by: AskedBy::Weir,
-            ..
-        }) => {
-            // A look ahead of a simple query failed as the query would: the error, and the
-            // ReadyForQuery behind it, are the query's answer.
-            queue.fail(|_| {});
-            if let Some(Owed::Sync(asked_by)) = queue.front() {
-                *asked_by = AskedBy::Client;
-            }
-            Failed::Plain
-        }
         Some(_) => failed_extended(queue),
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct SideEffects {
     pub(super) search_path: bool,
     /// The catalog changes, or may.
     pub(super) catalog: bool,
+    /// COPY FROM STDIN: the client's data becomes part of the statement.
+    pub(super) copies_in: bool,
 }
 
 impl SideEffects {
@@ -76,6 +78,7 @@ impl SideEffects {
             holds: self.holds || other.holds,
             search_path: self.search_path || other.search_path,
             catalog: self.catalog || other.catalog,
+            copies_in: self.copies_in || other.copies_in,
         }
     }
 }
@@ -147,9 +150,12 @@ pub(super) struct Run {
     pub(super) sensitive: bool,
     pub(super) treatment: Treatment,
     pub(super) side_effects: SideEffects,
+    /// Rows, bytes and masked cells of the part that runs; a portal can run in parts.
     pub(super) rows: u64,
     pub(super) bytes: u64,
     pub(super) masked_cells: u64,
+    /// Rows and bytes of the parts before.
+    pub(super) before: (u64, u64),
     pub(super) digest: Option<Box<RowsDigest>>,
     pub(super) started: Instant,
     /// The client has been told that a limit was exceeded; what still comes is dropped.
@@ -175,6 +181,7 @@ impl Run {
             rows: 0,
             bytes: 0,
             masked_cells: 0,
+            before: (0, 0),
             digest: None,
             started: Instant::now(),
             over_limit: false,
@@ -182,17 +189,36 @@ impl Run {
         }
     }
 
+    /// A part has ended; the next is counted anew, against what is left of the limits.
+    pub(super) fn next_part(&mut self) {
+        let Self {
+            rows,
+            bytes,
+            before,
+            ..
+        } = self;
+        *before = (
+            before.0.saturating_add(*rows),
+            before.1.saturating_add(*bytes),
+        );
+        (*rows, *bytes, self.masked_cells) = (0, 0, 0);
+    }
+
     /// Rows that may still be sent.
     pub(super) fn rows_left(&self) -> u64 {
-        self.limits
-            .max_rows
-            .map_or(u64::MAX, |max| max.saturating_sub(self.rows))
+        self.limits.max_rows.map_or(u64::MAX, |max| {
+            max.saturating_sub(self.before.0.saturating_add(self.rows))
+        })
     }
 
     /// Whether `more` bytes may still be sent.
     pub(super) fn fits(&self, more: u64) -> bool {
-        self.limits
-            .max_bytes
-            .is_none_or(|max| self.bytes.saturating_add(more) <= max)
+        self.limits.max_bytes.is_none_or(|max| {
+            self.before
+                .1
+                .saturating_add(self.bytes)
+                .saturating_add(more)
+                <= max
+        })
     }
 }

@@ -572,6 +572,278 @@ async fn rows_beyond_the_limit_are_withheld_and_the_transaction_fails() {
     .await;
 }
 
+/// A transaction that is open on both sides.
+async fn begun(s: &mut Stage) {
+    s.client_says(&query("BEGIN")).await;
+    s.server_gets(&query("BEGIN")).await;
+    let answer = [complete("BEGIN"), ready(b'T')].concat();
+    s.server_says(&answer).await;
+    s.client_gets(&answer).await;
+}
+
+fn three_limited_rows() -> Vec<u8> {
+    let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+    let described = description(&[("id", 20003, 1)]);
+    [described, rows, complete("SELECT 3"), ready(b'T')].concat()
+}
+
+#[tokio::test]
+async fn two_results_beyond_the_limit_in_one_read_fail_the_transaction_once() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let both = query("SELECT id FROM limited").repeat(2);
+        s.client_says(&both).await;
+        s.server_gets(&both).await;
+        s.server_says(&three_limited_rows().repeat(2)).await;
+        let sent = [description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat();
+        s.client_gets(&sent).await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&ready(b'T')).await;
+        s.client_gets(&sent).await;
+        s.client_is_refused("54000", "limit").await;
+        assert_eq!(s.server_frame().await.0, b'Q');
+        s.nothing_reaches_the_server().await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        s.client_gets(&ready(b'E')).await;
+        s.client_says(&query("ROLLBACK")).await;
+        s.server_gets(&query("ROLLBACK")).await;
+        let answer = [complete("ROLLBACK"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_that_is_exceeded_while_the_client_half_writes_holds_nothing_up() {
+    LocalSet::new()
+        .run_until(async {
+            // Small enough that the client half is stuck in its write when the limit is hit.
+            let mut s = Stage::start(512);
+            begun(&mut s).await;
+            s.client_says(&query("SELECT id FROM limited")).await;
+            s.server_gets(&query("SELECT id FROM limited")).await;
+            let long = query(&format!("SELECT id FROM orders -- {}", "x".repeat(600)));
+            s.client_says(&[long.clone(), query("SELECT ssn FROM customers")].concat())
+                .await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            s.server_says(&three_limited_rows()).await;
+            s.client_gets(&[description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat())
+                .await;
+            s.client_is_refused("54000", "limit").await;
+            s.client_gets(&ready(b'T')).await;
+            s.server_gets(&long).await;
+            // What fails the transaction, before the look ahead of the last query.
+            assert_eq!(s.server_frame().await.0, b'Q');
+            let answer = [complete("SELECT 0"), ready(b'T')].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+            s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+                .await;
+            assert_eq!(s.server_frame().await.0, b'P');
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_look_ahead_that_is_cancelled_is_the_querys_answer() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT ssn FROM customers")).await;
+        for tag in [b'P', b'D', b'S'] {
+            assert_eq!(s.server_frame().await.0, tag);
+        }
+        let cancelled = error("57014", "canceling statement due to user request");
+        s.server_says(&[f(b'1', b""), cancelled.clone(), ready(b'I')].concat())
+            .await;
+        s.client_gets(&[cancelled, ready(b'I')].concat()).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_look_ahead_behind_work_without_its_sync_asks_for_the_answers_first() {
+    on_stage(|mut s| async move {
+        let work = [
+            parse("", "INSERT INTO orders VALUES (1)"),
+            bind("", ""),
+            execute(""),
+        ]
+        .concat();
+        let look = query("SELECT ssn FROM customers");
+        s.client_says(&[work.clone(), look.clone()].concat()).await;
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        // It fails, so the query is discarded up to the next Sync.
+        let failure = error("23505", "duplicate key");
+        s.server_says(&[f(b'1', b""), f(b'2', b""), failure.clone()].concat())
+            .await;
+        s.client_gets(&[f(b'1', b""), f(b'2', b""), failure].concat())
+            .await;
+        s.nothing_reaches_the_server().await;
+        s.client_says(&sync()).await;
+        s.server_gets(&sync()).await;
+        s.server_says(&ready(b'I')).await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_said_asynchronously_passes_behind_an_exceeded_limit() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT id FROM limited")).await;
+        s.server_gets(&query("SELECT id FROM limited")).await;
+        let described = description(&[("id", 20003, 1)]);
+        let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+        let notification = f(b'A', b"\0\0\0\x01channel\0payload\0");
+        let setting = f(b'S', b"application_name\0other\0");
+        let said = [notification, setting].concat();
+        s.server_says(
+            &[
+                described.clone(),
+                rows,
+                complete("SELECT 3"),
+                said.clone(),
+                ready(b'I'),
+            ]
+            .concat(),
+        )
+        .await;
+        s.client_gets(&[described, row(&["1"]), row(&["2"])].concat())
+            .await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&[said, ready(b'I')].concat()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_error_larger_than_a_megabyte_passes_and_its_session_goes_on() {
+    LocalSet::new()
+        .run_until(async {
+            let mut s = Stage::start(4 << 20);
+            s.client_says(&query("SELECT 1")).await;
+            s.server_gets(&query("SELECT 1")).await;
+            let answer = [error("22P02", &"x".repeat(2 << 20)), ready(b'I')].concat();
+            s.server_says(&answer).await;
+            let got = read(&mut s.client, answer.len()).await;
+            assert!(got == answer, "as it came");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_columns_of_a_large_row_are_recorded_once() {
+    on_stage(|mut s| async move {
+        let start = [
+            parse("", "SELECT id FROM orders"),
+            f(b'D', b"S\0"),
+            bind("", ""),
+            execute(""),
+            sync(),
+        ]
+        .concat();
+        s.client_says(&start).await;
+        s.server_gets(&start).await;
+        let described = [f(b't', &[0, 0]), description(&[("id", 20002, 1)])].concat();
+        let large = row(&["x".repeat(30_000).as_str()]);
+        let first = [f(b'1', b""), described, f(b'2', b"")].concat();
+        s.server_says(&first).await;
+        for part in large.chunks(1000) {
+            s.server_says(part).await;
+            tokio::task::yield_now().await;
+        }
+        let rest = [complete("SELECT 1"), ready(b'I')].concat();
+        s.server_says(&rest).await;
+        s.client_gets(&[first, large, rest].concat()).await;
+        assert_eq!(s.recorded().matches("Columns").count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_request_waits_is_noticed() {
+    on_stage(|mut s| async move {
+        let slow = query("SELECT id FROM orders");
+        s.client_says(&[slow.clone(), query("SELECT ssn FROM customers")].concat())
+            .await;
+        s.server_gets(&slow).await;
+        // The server never answers.
+        drop(s.client);
+        let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+        let left = left.expect("ends in time").expect("no panic");
+        assert!(matches!(left.end, Err(Error::ClientIo(_))));
+        assert!(left.busy, "there is something to cancel");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_client_says_while_its_request_waits_is_kept() {
+    on_stage(|mut s| async move {
+        let slow = query("SELECT id FROM orders");
+        let copy = query("COPY orders FROM STDIN");
+        s.client_says(&[slow.clone(), copy.clone(), f(b'd', b"1\n")].concat())
+            .await;
+        s.server_gets(&[slow, copy].concat()).await;
+        let rest = [f(b'd', b"2\n"), f(b'c', b"")].concat();
+        for byte in &rest {
+            s.client_says(&[*byte]).await;
+            tokio::task::yield_now().await;
+        }
+        let answer = [complete("SELECT 0"), ready(b'I'), f(b'G', &[0, 0, 1, 0, 0])].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&[f(b'd', b"1\n"), rest].concat()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cursor_that_sql_declared_can_be_described_but_not_executed() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let declare = query("DECLARE c CURSOR FOR SELECT id FROM orders");
+        s.client_says(&declare).await;
+        s.server_gets(&declare).await;
+        let answer = [complete("DECLARE CURSOR"), ready(b'T')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        let describe = [f(b'D', b"Pc\0"), sync()].concat();
+        s.client_says(&describe).await;
+        s.server_gets(&describe).await;
+        let answer = [description(&[("id", 20002, 1)]), ready(b'T')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&[execute("c"), sync()].concat()).await;
+        assert_eq!(s.server_frame().await.0, b'P', "a stand-in");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_last_statement_is_answered_before_the_terminate_behind_it_counts() {
+    on_stage(|mut s| async move {
+        let insert = query("INSERT INTO orders VALUES (1)");
+        s.client_says(&[insert.clone(), f(b'X', b"")].concat())
+            .await;
+        s.server_gets(&insert).await;
+        s.nothing_reaches_the_server().await;
+        let answer = [complete("INSERT 0 1"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&f(b'X', b"")).await;
+        let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+        let left = left.expect("ends in time").expect("no panic");
+        assert!(matches!(left.end, Ok(End::ClientQuit)));
+        assert!(!left.busy);
+        assert!(s.recorded().contains("Outcome"));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
@@ -617,6 +889,187 @@ async fn copy_in_passes_and_a_sync_within_it_is_not_waited_for() {
         assert!(s.recorded().contains("CopyIn"));
     })
     .await;
+}
+
+#[tokio::test]
+async fn copy_data_that_comes_together_with_its_copy_is_not_lost() {
+    let simple = query("COPY orders FROM STDIN");
+    let extended = [
+        parse("", "COPY orders FROM STDIN"),
+        bind("", ""),
+        execute(""),
+    ]
+    .concat();
+    for (start, confirmed, end) in [
+        (simple, vec![], vec![]),
+        (extended, [f(b'1', b""), f(b'2', b"")].concat(), sync()),
+    ] {
+        on_stage(|mut s| async move {
+            let data = [f(b'd', b"1\n"), f(b'd', b"2\n"), f(b'c', b""), end].concat();
+            s.client_says(&[start.clone(), data.clone()].concat()).await;
+            s.server_gets(&start).await;
+            s.nothing_reaches_the_server().await;
+            let answer = [confirmed, f(b'G', &[0, 0, 1, 0, 0])].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+            s.server_gets(&data).await;
+            let answer = [complete("COPY 2"), ready(b'I')].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+            assert!(s.recorded().contains("CopyIn"));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn copy_data_of_a_denied_copy_go_nowhere() {
+    on_stage(|mut s| async move {
+        let copy = query("COPY customers FROM STDIN");
+        s.client_says(&[copy, f(b'd', b"1\n"), f(b'c', b"")].concat())
+            .await;
+        s.client_is_refused("42501", "bulk_load").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn copy_data_behind_a_copy_that_fails_is_dropped() {
+    on_stage(|mut s| async move {
+        let text = "COPY orders FROM STDIN";
+        s.client_says(
+            &[
+                query(text),
+                f(b'd', b"1\n"),
+                f(b'c', b""),
+                query("SELECT 1"),
+            ]
+            .concat(),
+        )
+        .await;
+        s.server_gets(&query(text)).await;
+        let answer = [error("42501", "permission denied"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_query_denied_behind_work_without_its_sync_fails_that_work_too() {
+    on_stage(|mut s| async move {
+        let work = [
+            parse("", "INSERT INTO orders VALUES (1)"),
+            bind("", ""),
+            execute(""),
+            f(b'H', b""),
+        ]
+        .concat();
+        s.client_says(&work).await;
+        s.server_gets(&work).await;
+        let answer = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&query("DROP TABLE orders")).await;
+        // Answered without the server, the insert would be committed by the next Sync.
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("no-ddl")), (b'Q', true));
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
+        s.client_is_refused("42501", "migrations").await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_before_it_reads_leaves_its_sync_to_the_server() {
+    on_stage(|mut s| async move {
+        let text = "COPY orders FROM STDIN";
+        let start = [parse("", text), bind("", ""), execute(""), sync()].concat();
+        s.client_says(&start).await;
+        s.server_gets(&start).await;
+        let answer = [
+            f(b'1', b""),
+            f(b'2', b""),
+            f(b'G', &[0, 0, 1, 0, 0]),
+            error("42809", "cannot copy to view"),
+            ready(b'I'),
+        ]
+        .concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_behind_an_exceeded_limit_is_ended_for_the_client() {
+    let limited = "SELECT id FROM limited";
+    let copy = "COPY orders FROM STDIN";
+    let simple = query(&format!("{limited}; {copy}"));
+    let extended = [
+        parse("", limited),
+        bind("", ""),
+        execute(""),
+        parse("", copy),
+        bind("", ""),
+        execute(""),
+        sync(),
+    ]
+    .concat();
+    let rows = [row(&["1"]), row(&["2"]), row(&["3"]), complete("SELECT 3")].concat();
+    let confirmed = [f(b'1', b""), f(b'2', b"")].concat();
+    let described = description(&[("id", 20003, 1)]);
+    for (start, first, between, again) in [
+        (simple, described, vec![], vec![]),
+        (extended, confirmed.clone(), confirmed, sync()),
+    ] {
+        let rows = rows.clone();
+        on_stage(|mut s| async move {
+            s.client_says(&start).await;
+            s.server_gets(&start).await;
+            let going_in = f(b'G', &[0, 0, 1, 0, 0]);
+            s.server_says(&[first.clone(), rows, between, going_in].concat())
+                .await;
+            s.client_gets(&[first, row(&["1"]), row(&["2"])].concat())
+                .await;
+            s.client_is_refused("54000", "limit").await;
+            s.server_gets(&[f(b'f', b"\0"), again].concat()).await;
+            s.server_says(&[error("57014", "COPY failed"), ready(b'I')].concat())
+                .await;
+            s.client_gets(&ready(b'I')).await;
+            s.client_says(&query("SELECT 1")).await;
+            s.server_gets(&query("SELECT 1")).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_into_the_middle_of_a_message() {
+    LocalSet::new()
+        .run_until(async {
+            let mut s = Stage::start(4096);
+            s.client_says(&query("SELECT id FROM orders")).await;
+            s.server_gets(&query("SELECT id FROM orders")).await;
+            let rows = row(&["x".repeat(1000).as_str()]).repeat(10);
+            let described = description(&[("id", 20002, 1)]);
+            let said = [described, rows].concat();
+            let saying = s.server.write_all(&said);
+            let _ = tokio::time::timeout(Duration::from_millis(100), saying).await;
+            s.client_says(b"Z\0\0\0\x04").await;
+            let left = tokio::time::timeout(Duration::from_secs(5), &mut s.relay).await;
+            let left = left.expect("ends in time").expect("no panic");
+            assert!(matches!(left.end, Err(Error::Client(_))));
+            assert!(left.torn, "a row is half written");
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -697,6 +1150,21 @@ async fn a_drained_session_ends_once_it_is_at_rest() {
             left.expect("ends").expect("no panic").end,
             Ok(End::Drained)
         ));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drained_session_that_goes_on_is_ended_in_order() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+        s.drain.send_replace(true);
+        // The server never answers.
+        let left = tokio::time::timeout(crate::daemon::DRAIN, &mut s.relay).await;
+        let left = left.expect("within the daemon's time").expect("no panic");
+        assert!(matches!(left.end, Ok(End::Drained)));
+        assert!(left.busy, "there is something to cancel");
     })
     .await;
 }

@@ -186,7 +186,7 @@ pub fn row_run(buf: &[u8], max_rows: u64) -> (usize, u64) {
             break;
         };
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
-        if header[0] != tag || length < 4 || length >= super::VALUES_LIMIT {
+        if header[0] != tag || !(4..super::VALUES_LIMIT).contains(&length) {
             break;
         }
         if buf.len() - at <= length {

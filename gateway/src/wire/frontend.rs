@@ -167,6 +167,8 @@ pub mod request {
     pub const SYNC: [u8; 5] = *b"S\0\0\0\x04";
     /// `Flush`, whole.
     pub const FLUSH: [u8; 5] = *b"H\0\0\0\x04";
+    /// `CopyFail` without a reason, whole.
+    pub const COPY_FAIL: [u8; 6] = *b"f\0\0\0\x05\0";
     /// `Terminate`, whole.
     pub const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
 
