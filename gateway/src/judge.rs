@@ -164,9 +164,15 @@ impl Judge<'_> {
         let decision = self.with_reason(decision);
         Judgement {
             decision,
-            sensitive: reach.sensitive(),
+            // A plan that isn't executed shows no values, and no rows that could be masked.
+            sensitive: reach.sensitive() && !self.only_explains(),
             effects,
         }
+    }
+
+    fn only_explains(&self) -> bool {
+        let explain = self.statement.shape.explain;
+        explain.is_some_and(|explain| !explain.analyze && !explain.verbose)
     }
 
     /// Says why a statement that is denied is unknown, where it is.

@@ -31,6 +31,7 @@ mod requests;
 mod responses;
 mod rows;
 mod statement;
+mod stored;
 mod tally;
 #[cfg(test)]
 mod tests;

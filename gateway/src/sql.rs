@@ -137,6 +137,8 @@ pub struct Shape {
     pub derives: bool,
     /// PREPARE: the touches are those of the body.
     pub prepares: bool,
+    /// DECLARE .. WITH HOLD: the cursor outlives its transaction.
+    pub holds: bool,
     /// EXECUTE, FETCH and their like.
     pub stored: Option<Stored>,
 }

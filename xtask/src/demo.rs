@@ -12,7 +12,7 @@ use xtask::{
 
 use crate::{ebpf, setup};
 
-const POLICY: &str = include_str!("demo/policy.toml");
+const POLICY: &str = include_str!("../../policies/demo.toml");
 const SCRIPT: &str = include_str!("demo/agent.sql");
 
 pub(crate) fn run() -> Result<()> {
@@ -34,8 +34,8 @@ pub(crate) fn run() -> Result<()> {
 
     let mut checks = Checks { failed: 0 };
     let agent = world.agent("coder", Network::OnlyLo)?;
-    tell("Weir's policy");
-    println!("{POLICY}");
+    tell("Weir's policy: policies/demo.toml (without its tests)");
+    show(POLICY.split("[[test]]").next().unwrap_or(POLICY).trim_end());
     the_agent_has_no_network(&agent, &mut checks)?;
     the_agent_works(&agent, &world, &mut checks)?;
     the_session_is_on_record(&weir, &mut checks)?;
@@ -62,9 +62,8 @@ fn the_agent_works(agent: &Agent, world: &World, checks: &mut Checks) -> Result<
     tell(&format!(
         "Inside: psql to the database's own address, {ADDRESS}, with any password"
     ));
-    let script = world.dir().join("agent.sql");
-    std::fs::write(&script, SCRIPT)?;
-    let output = shell(agent, &format!("psql -X -a -f {} 2>&1", script.display()))?;
+    std::fs::write(agent.home().join("agent.sql"), SCRIPT)?;
+    let output = shell(agent, "psql -X -a -f agent.sql 2>&1")?;
     checks.see(
         "the ssn is masked",
         output.contains("*******6789") && !output.contains("123-45"),
@@ -127,6 +126,7 @@ fn without_weir_there_is_no_database(
         "the agent is refused",
         output.contains("Connection refused"),
     );
+    println!("  host$ weir run &");
     weir.restart()?;
     let output = shell(
         agent,

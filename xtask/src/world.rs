@@ -9,7 +9,7 @@
 //!
 //! Worlds have unique names and share nothing, so any number can run at once. Each value undoes
 //! what it did when it is dropped, by path and by pid. What an owner that was killed left behind
-//! (cgroups and pins; processes and namespaces end with it) is removed by the next world.
+//! (cgroups, pins and files; processes and namespaces end with it) is removed by the next world.
 
 mod agent;
 mod cgroup;
@@ -19,7 +19,7 @@ mod postgres;
 mod process;
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{self as this_process, Command},
@@ -81,8 +81,9 @@ impl World {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{count}", this_process::id());
         let (cgroups, bpffs) = (cgroup::root()?, cgroup::bpffs()?);
-        sweep(&cgroups);
-        sweep(&bpffs);
+        for folder in [&cgroups, &bpffs, &env::temp_dir()] {
+            sweep(folder);
+        }
 
         let dir = tempfile::Builder::new()
             .prefix(&format!("{name}-"))
@@ -176,7 +177,7 @@ impl Drop for Pins {
     }
 }
 
-/// Removes what worlds of dead processes left in a folder of cgroups or pins.
+/// Removes what worlds of dead processes left in a folder: cgroups, pins, files.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -14,8 +14,9 @@ use crate::{
 };
 
 /// Volatile built-ins that change nothing that matters.
-const HARMLESS: [&str; 28] = [
+const HARMLESS: [&str; 38] = [
     "clock_timestamp",
+    "current_query",
     "currval",
     "gen_random_uuid",
     "lastval",
@@ -25,15 +26,25 @@ const HARMLESS: [&str; 28] = [
     "pg_advisory_unlock_shared",
     "pg_backend_pid",
     "pg_blocking_pids",
+    "pg_collation_actual_version",
     "pg_current_xact_id",
     "pg_current_xact_id_if_assigned",
+    "pg_database_collation_actual_version",
     "pg_database_size",
     "pg_indexes_size",
     "pg_is_in_recovery",
+    "pg_jit_available",
+    "pg_last_wal_replay_lsn",
+    "pg_last_xact_replay_timestamp",
+    // psql asks for the partitions of whatever it describes.
+    "pg_partition_ancestors",
+    "pg_partition_tree",
     "pg_relation_size",
     "pg_sequence_last_value",
     "pg_table_size",
+    "pg_tablespace_size",
     "pg_total_relation_size",
+    "pg_xact_commit_timestamp",
     "pg_xact_status",
     "random",
     "random_normal",

@@ -65,6 +65,7 @@ impl Feed {
             journal: journal.to_owned(),
             queue,
             flags: Arc::clone(&flags),
+            wrote: None,
         };
         let thread = std::thread::Builder::new()
             .name("weir-index".into())
@@ -110,6 +111,8 @@ struct Worker {
     journal: PathBuf,
     queue: mpsc::Receiver<Message>,
     flags: Arc<Flags>,
+    /// When the index was last written.
+    wrote: Option<Instant>,
 }
 
 impl Worker {
@@ -122,14 +125,16 @@ impl Worker {
             let Ok(first) = self.queue.recv() else { return };
             let messages = self.gather(first);
             let result = self.write(&messages);
+            self.wrote = Some(Instant::now());
             self.note(result);
         }
     }
 
-    /// Everything told within [`GATHER`]; of each session the last.
+    /// Everything told within [`GATHER`] of the last write, so that a lone session is listed at
+    /// once and a storm of them costs few transactions; of each session the last.
     fn gather(&self, first: Message) -> HashMap<SessionId, bool> {
         let mut messages = HashMap::from([first]);
-        let deadline = Instant::now() + GATHER;
+        let deadline = self.wrote.map_or_else(Instant::now, |wrote| wrote + GATHER);
         while messages.len() < BATCH {
             match self
                 .queue

@@ -79,7 +79,6 @@ impl SessionJournal {
             totals: Totals::default(),
         };
         journal.put(kind::OPEN, |out| put_json(out, open));
-        journal.shared.index.opened(open.id);
         journal
     }
 
@@ -213,6 +212,10 @@ impl SessionJournal {
                 path: self.path(),
                 source,
             });
+        }
+        if self.written == 0 {
+            // Its first record is there to be read.
+            self.shared.index.opened(self.id);
         }
         self.written += self.pending.len() as u64;
         return_buffer(&mut self.pending);

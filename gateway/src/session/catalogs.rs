@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     /// The database couldn't be reached, or refused Weir.
     #[error("no connection for reading the catalog")]
     Connect(#[source] upstream::Error),

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::statement::{Generation, Judged, SideEffects, Verdict};
+use super::stored::{ByName, Made, Stored};
 use crate::catalog::Catalog;
 use crate::judge::{self, View};
 use crate::mask::{self, MaskSet, Planned};
 use crate::policy::{Decision, Deny, Limits, Subject, SubjectPolicy};
 use crate::policy_store::Active;
-use crate::sql::{self, Analysis, CopyDirection, Effect, Statement, Stored};
+use crate::sql::{self, Analysis, CopyDirection, Effect, Statement};
 use crate::wire;
 
 /// Distinct texts that a session remembers; agents that put values into their SQL make new ones
@@ -66,8 +67,7 @@ pub(super) struct Judging {
     generation: Generation,
     /// Cleared once the session has changed its path: then a name may mean any schema's object.
     search_path: Option<Vec<Box<str>>>,
-    /// The policy under which SQL first kept something for later: PREPARE, DECLARE.
-    stored_under: Option<u64>,
+    stored: Stored,
     judged: HashMap<Rc<str>, Rc<Judged>>,
     texts: u32,
 }
@@ -96,7 +96,7 @@ impl Judging {
             masks,
             generation,
             search_path,
-            stored_under: None,
+            stored: Stored::default(),
             judged: HashMap::new(),
             texts: 0,
         }
@@ -114,6 +114,7 @@ impl Judging {
         self.masks = Rc::new(resolve(&self.who, &self.rules, &self.snapshot));
         self.generation = Generation {
             path_changed: self.generation.path_changed,
+            by_name: self.stored.terms(self.policy.generation),
             ..generation(&self.policy, &self.snapshot)
         };
         self.judged.clear();
@@ -171,19 +172,25 @@ impl Judging {
             masks: &self.masks,
             search_path,
         };
-        let verdicts: Vec<Verdict> = analysis
+        let mut verdicts: Vec<Verdict> = analysis
             .statements
             .iter()
             .map(|statement| {
                 let judgement =
                     judge::judge(&text, statement, &view).because(analysis.failure.as_ref());
                 Verdict {
-                    decision: self.stored(statement, judgement.decision),
+                    decision: judgement.decision,
                     sensitive: judgement.sensitive,
                     effects: judgement.effects.bits(),
                 }
             })
             .collect();
+        let limits = strictest(&verdicts);
+        for (verdict, statement) in verdicts.iter_mut().zip(&analysis.statements) {
+            let stored = statement.shape.stored;
+            let by_name = self.generation.by_name;
+            by_name.apply(stored, limits, &mut verdict.decision);
+        }
         let denied = verdicts.iter().find_map(|v| match &v.decision {
             Decision::Deny(deny) => Some(Rc::new(deny.clone())),
             Decision::Allow(_) => None,
@@ -197,32 +204,9 @@ impl Judging {
             generation: self.generation,
             denied,
             probed: std::cell::Cell::new(false),
+            limits,
             side_effects,
         }
-    }
-
-    /// What a statement that keeps a query for later, or runs one that was kept, comes to: its rows
-    /// come where neither its rules nor its limits are known any more.
-    fn stored(&self, statement: &Statement, decision: Decision) -> Decision {
-        let Decision::Allow(allow) = &decision else {
-            return decision;
-        };
-        let keeps = matches!(statement.tag, "PREPARE" | "DECLARE CURSOR");
-        if keeps && allow.limits != Limits::default() {
-            return Decision::Deny(limits_do_not_follow());
-        }
-        let runs = matches!(
-            statement.shape.stored,
-            Some(Stored::Execute | Stored::Fetch | Stored::Move)
-        );
-        if runs
-            && self
-                .stored_under
-                .is_some_and(|g| g != self.policy.generation)
-        {
-            return Decision::Deny(stored_before_change());
-        }
-        decision
     }
 
     /// How a result with this `RowDescription` is treated. With `formats`, those of its Bind (none,
@@ -264,16 +248,72 @@ impl Judging {
         Ok(planned)
     }
 
-    /// Whether any column is masked for this agent.
-    pub(super) fn masks_anything(&self) -> bool {
-        !self.masks.is_empty()
+    /// Whether an error or a notice is about a row with masked columns. A statement needn't name a
+    /// table for its rows to be told of: foreign keys and triggers reach others.
+    pub(super) fn tells_of_masked(&self, fields: &wire::ErrorFields<'_>) -> bool {
+        if self.masks.is_empty() || fields.table.is_empty() {
+            return false;
+        }
+        let text = |bytes| String::from_utf8_lossy(bytes).into();
+        let name = sql::Name {
+            schema: (!fields.schema.is_empty()).then(|| text(fields.schema)),
+            name: text(fields.table),
+        };
+        let known = self.snapshot.resolve(&name, None);
+        known.is_empty() || known.iter().any(|r| self.masks.is_sensitive(r.oid))
+    }
+
+    /// A statement of the protocol gets a name.
+    pub(super) fn prepared(&mut self, name: &[u8], judged: &Judged) {
+        if !name.is_empty() {
+            self.stored.prepared(self.made(judged));
+            self.update_terms();
+        }
+    }
+
+    /// A portal of the protocol gets a name.
+    pub(super) fn opened(&mut self, name: &[u8], judged: &Judged) {
+        if !name.is_empty() {
+            self.stored.opened(self.made(judged));
+            self.update_terms();
+        }
+    }
+
+    /// The server has told that no transaction is open, and owes nothing.
+    pub(super) fn transaction_ended(&mut self) {
+        self.stored.transaction_ended();
+        self.update_terms();
+    }
+
+    fn made(&self, judged: &Judged) -> Made {
+        Made {
+            policy: self.policy.generation,
+            masked: judged.sensitive,
+            limits: judged.limits,
+        }
+    }
+
+    fn update_terms(&mut self) {
+        let by_name = self.stored.terms(self.policy.generation);
+        if by_name != self.generation.by_name {
+            self.generation.by_name = by_name;
+            self.judged.clear();
+        }
     }
 
     /// A text goes upstream: from here on names may mean something else.
-    pub(super) fn forwarded(&mut self, effects: SideEffects) {
-        if effects.statements || effects.portals {
-            self.stored_under.get_or_insert(self.policy.generation);
+    pub(super) fn forwarded(&mut self, judged: &Judged) {
+        let effects = judged.side_effects;
+        if effects.statements {
+            self.stored.prepared(self.made(judged));
         }
+        if effects.portals {
+            self.stored.opened(self.made(judged));
+        }
+        if effects.holds {
+            self.stored.held();
+        }
+        self.update_terms();
         if effects.search_path && self.search_path.take().is_some() {
             self.judged.clear();
             // What was prepared was judged under the old path.
@@ -289,11 +329,20 @@ impl Judging {
     }
 }
 
+fn strictest(verdicts: &[Verdict]) -> Limits {
+    let limits = verdicts.iter().filter_map(|v| match &v.decision {
+        Decision::Allow(allow) => Some(allow.limits),
+        Decision::Deny(_) => None,
+    });
+    limits.fold(Limits::default(), Limits::and)
+}
+
 fn generation(policy: &Active, catalog: &Catalog) -> Generation {
     Generation {
         policy: policy.generation,
         catalog: catalog.generation(),
         path_changed: false,
+        by_name: ByName::default(),
     }
 }
 
@@ -310,6 +359,7 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
     SideEffects {
         statements: matches!(tag, "PREPARE" | "DEALLOCATE" | "DISCARD"),
         portals: matches!(tag, "DECLARE CURSOR" | "CLOSE" | "CLOSE CURSOR" | "DISCARD"),
+        holds: statement.shape.holds,
         search_path: judge::changes_search_path(statement),
         catalog: statement
             .touches
@@ -317,6 +367,25 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
             .any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
         copies_in: statement.shape.copy == Some(CopyDirection::In),
     }
+}
+
+/// The longest name that the server tells from all others, in bytes: it compares no more of the
+/// names of statements and portals (`NAMEDATALEN`).
+const NAME_MOST: usize = 63;
+
+/// The denial of a request with a name that the server would take for another one.
+pub(super) fn ambiguous_name(names: &[&[u8]]) -> Option<Deny> {
+    names
+        .iter()
+        .any(|name| name.len() > NAME_MOST)
+        .then(|| Deny {
+            rule: None,
+            message: format!(
+                "names of statements and portals can't be longer than {NAME_MOST} bytes"
+            ),
+            hint: Some("use a shorter name".to_owned()),
+            sqlstate: "42622",
+        })
 }
 
 /// The denial of a request that uses a name which Weir didn't see being made.
@@ -336,29 +405,6 @@ pub(super) fn bound_before_change() -> Deny {
         rule: None,
         message: "the policy has changed since this portal was bound".to_owned(),
         hint: Some("run the statement again".to_owned()),
-        sqlstate: "42501",
-    }
-}
-
-/// The denial of a PREPARE or DECLARE whose rows a rule limits.
-fn limits_do_not_follow() -> Deny {
-    Deny {
-        rule: None,
-        message: "these rows are limited, and a limit can't follow them into a cursor or a \
-                  statement that SQL prepares"
-            .to_owned(),
-        hint: Some("run the query itself, with LIMIT".to_owned()),
-        sqlstate: "42501",
-    }
-}
-
-/// The denial of an EXECUTE or FETCH after a change of the policy: what it runs was judged by
-/// another.
-fn stored_before_change() -> Deny {
-    Deny {
-        rule: None,
-        message: "the policy has changed since this session used PREPARE or DECLARE".to_owned(),
-        hint: Some("run the query itself, or open a new session".to_owned()),
         sqlstate: "42501",
     }
 }

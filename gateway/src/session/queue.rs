@@ -38,9 +38,10 @@ pub(super) enum Owed {
     Denied(Rc<Deny>),
     /// BindComplete.
     Bind { name: Box<[u8]>, portal: Rc<Portal> },
-    /// RowDescription or NoData, after a ParameterDescription for a statement.
+    /// RowDescription or NoData, after a ParameterDescription for a statement. Of what Weir didn't
+    /// see being made (a cursor of SQL's) there is no statement; looking at it shows only names.
     Describe {
-        prepared: Rc<Prepared>,
+        prepared: Option<Rc<Prepared>>,
         portal: Option<Rc<Portal>>,
         asked_by: AskedBy,
     },
@@ -146,7 +147,7 @@ impl Queue {
     /// Whether a description of `prepared` is still owed.
     pub(super) fn awaits_description(&self, prepared: &Rc<Prepared>) -> bool {
         self.entries.iter().any(
-            |e| matches!(&e.owed, Owed::Describe { prepared: p, .. } if Rc::ptr_eq(p, prepared)),
+            |e| matches!(&e.owed, Owed::Describe { prepared: Some(p), .. } if Rc::ptr_eq(p, prepared)),
         )
     }
 

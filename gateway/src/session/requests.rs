@@ -17,7 +17,7 @@ use std::task::{Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{ReadBuffer, Splice};
-use super::judging::{bound_before_change, unknown_name};
+use super::judging::{ambiguous_name, bound_before_change, unknown_name};
 use super::link::{End, Error, Link, Results, now};
 use super::queue::{AskedBy, Batch, Found, Owed};
 use super::statement::{Columns, Judged, Portal, Prepared, Run, Treatment, Verdict};
@@ -294,10 +294,7 @@ where
                 Run::new(id, &judged, Some(verdict))
             })
             .collect();
-        self.link
-            .judging
-            .borrow_mut()
-            .forwarded(judged.side_effects);
+        self.link.judging.borrow_mut().forwarded(&judged);
         self.push(Owed::Query(Box::new(Batch { runs, denied: None })));
         self.keep(seen);
         Ok(())
@@ -363,7 +360,7 @@ where
                     asked_by: AskedBy::Weir,
                 },
                 Owed::Describe {
-                    prepared: Rc::clone(&prepared),
+                    prepared: Some(Rc::clone(&prepared)),
                     portal: None,
                     asked_by: AskedBy::Weir,
                 },
@@ -464,6 +461,9 @@ where
 
     async fn parse(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let parse = wire::Parse::decode(seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[parse.name]) {
+            return Ok(());
+        }
         let judged = self.judge(parse.text);
         if let Some(deny) = &judged.denied {
             self.deny_extended(seen, &judged, deny, Via::Parse);
@@ -472,6 +472,7 @@ where
         for (verdict, statement) in judged.verdicts.iter().zip(&judged.analysis.statements) {
             self.record_allowed(&judged, verdict, statement.span.clone(), (Via::Parse, None));
         }
+        self.link.judging.borrow_mut().prepared(parse.name, &judged);
         let prepared = Prepared::new(Rc::clone(&judged));
         self.push(Owed::Parse {
             name: parse.name.into(),
@@ -493,7 +494,7 @@ where
         prepared: &Rc<Prepared>,
     ) -> Result<(), Error> {
         self.push(Owed::Describe {
-            prepared: Rc::clone(prepared),
+            prepared: Some(Rc::clone(prepared)),
             portal: None,
             asked_by: AskedBy::Weir,
         });
@@ -508,10 +509,16 @@ where
 
     async fn bind(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let bind = wire::Bind::decode(seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[bind.portal, bind.statement]) {
+            return Ok(());
+        }
         let Some(prepared) = self.statement(seen, bind.statement).await? else {
             self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
             return Ok(());
         };
+        let judged = self.current(&prepared);
+        self.link.judging.borrow_mut().opened(bind.portal, &judged);
+        // The name may have changed on what terms it runs.
         let judged = self.current(&prepared);
         if let Some(deny) = &judged.denied {
             self.deny_extended(seen, &judged, deny, Via::Execute);
@@ -605,22 +612,14 @@ where
 
     async fn describe(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let target = wire::Target::decode("Describe", seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[target.name]) {
+            return Ok(());
+        }
         let (prepared, portal) = match target.kind {
-            TargetKind::Statement => match self.statement(seen, target.name).await? {
-                Some(prepared) => (prepared, None),
-                None => {
-                    self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
-                    return Ok(());
-                }
-            },
+            TargetKind::Statement => (self.statement(seen, target.name).await?, None),
             TargetKind::Portal => match self.portal(seen, target.name).await? {
-                Some(portal) => (Rc::clone(&portal.prepared), Some(portal)),
-                // A cursor that SQL declared, which drivers describe by its name (psycopg's
-                // server-side cursors): its query was judged, and columns are no rows.
-                None => {
-                    let unknown = self.link.judging.borrow().judge_part("");
-                    (Prepared::new(Rc::new(unknown)), None)
-                }
+                Some(portal) => (Some(Rc::clone(&portal.prepared)), Some(portal)),
+                None => (None, None),
             },
         };
         self.push(Owed::Describe {
@@ -634,6 +633,9 @@ where
 
     async fn execute(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let execute = wire::Execute::decode(seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[execute.portal]) {
+            return Ok(());
+        }
         let Some(portal) = self.portal(seen, execute.portal).await? else {
             self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
             return Ok(());
@@ -650,10 +652,7 @@ where
                 return Ok(());
             }
         }
-        self.link
-            .judging
-            .borrow_mut()
-            .forwarded(judged.side_effects);
+        self.link.judging.borrow_mut().forwarded(&judged);
         self.push(Owed::Execute(portal));
         self.keep(seen);
         Ok(())
@@ -674,15 +673,18 @@ where
             Columns::Unknown if judged.sensitive => return Ok(false),
             Columns::Unknown | Columns::None => Treatment::Clear,
         };
-        let old = portal.run.borrow().rows;
+        let before = portal.run.borrow().before;
         let run = self.start_portal(judged, None, treatment);
-        *portal.run.borrow_mut() = Run { rows: old, ..run };
+        *portal.run.borrow_mut() = Run { before, ..run };
         portal.generation.set(judged.generation);
         Ok(true)
     }
 
     fn close(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let target = wire::Target::decode("Close", seen.body()).map_err(Error::Client)?;
+        if self.refuse_ambiguous(seen, &[target.name]) {
+            return Ok(());
+        }
         self.push(Owed::Close {
             kind: target.kind,
             name: target.name.into(),
@@ -764,6 +766,15 @@ where
     fn deny_extended(&mut self, seen: &Seen<'_>, judged: &Judged, deny: &Rc<Deny>, via: Via) {
         self.record_denied(judged, deny, via);
         self.refuse_extended(seen, deny);
+    }
+
+    /// Refuses a name that means one thing here and another to the server.
+    fn refuse_ambiguous(&mut self, seen: &Seen<'_>, names: &[&[u8]]) -> bool {
+        let Some(deny) = ambiguous_name(names) else {
+            return false;
+        };
+        self.refuse_extended(seen, &Rc::new(deny));
+        true
     }
 
     /// Makes the server fail at this place: a Parse that can't succeed stands in for the message.

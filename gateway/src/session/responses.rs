@@ -309,7 +309,9 @@ where
         };
         let asked_by = *asked_by;
         // A portal's description adds only the formats, which Weir has from its Bind.
-        if asked_by == AskedBy::Weir || matches!(*prepared.columns.borrow(), Columns::Unknown) {
+        if let Some(prepared) = prepared
+            && (asked_by == AskedBy::Weir || matches!(*prepared.columns.borrow(), Columns::Unknown))
+        {
             *prepared.columns.borrow_mut() = columns.clone();
         }
         if let (Some(portal), Columns::Rows(body)) = (portal, columns) {
@@ -474,6 +476,7 @@ where
             return Err(Error::UpstreamSequence("a suspension that was not owed"));
         };
         self.outcome(&mut portal.run.borrow_mut(), Status::Suspended);
+        portal.run.borrow_mut().next_part();
         self.keep(seen);
         Ok(())
     }
@@ -496,9 +499,10 @@ where
                 }
             }
             Failed::Unseen => {}
-            Failed::Plain => self.keep(seen),
+            Failed::Plain => self.error_of(seen, &fields, false),
             Failed::Runs(mut runs) => {
                 let sensitive = runs.first().is_some_and(|r| r.run().sensitive);
+                let sensitive = sensitive || self.link.judging.borrow().tells_of_masked(&fields);
                 let mut status = Status::Failed {
                     sqlstate: fields.sqlstate,
                     message: if sensitive { b"" } else { fields.message },
@@ -518,6 +522,7 @@ where
     }
 
     fn error_of(&mut self, seen: &Seen<'_>, fields: &ErrorFields<'_>, sensitive: bool) {
+        let sensitive = sensitive || self.link.judging.borrow().tells_of_masked(fields);
         if sensitive && !self.muted {
             Reply::scrubbed(self.splice.insert(seen.source), seen.tag, fields);
         } else {
@@ -542,7 +547,11 @@ where
                 _ => return Err(Error::UpstreamSequence("ReadyForQuery that was not owed")),
             }
             queue.ready(status);
-            queue.settle()
+            let settled = queue.settle();
+            if status == TxStatus::Idle && queue.is_empty() {
+                self.link.judging.borrow_mut().transaction_ended();
+            }
+            settled
         };
         match owed {
             Some(Owed::Sync(AskedBy::Weir) | Owed::FailTransaction { told: true }) => {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::stored::ByName;
 use crate::mask::{Planned, RowPlan};
 use crate::policy::{Deny, Limits};
 use crate::record::RowsDigest;
@@ -16,6 +17,8 @@ pub(super) struct Generation {
     pub(super) catalog: u64,
     /// Whether the session has changed its search path.
     pub(super) path_changed: bool,
+    /// On what terms EXECUTE and FETCH run.
+    pub(super) by_name: ByName,
 }
 
 /// A text, judged.
@@ -34,6 +37,8 @@ pub(super) struct Judged {
     pub(super) sensitive: bool,
     /// Whether a look at its result's columns, before it ran, found nothing to refuse.
     pub(super) probed: Cell<bool>,
+    /// The strictest limits of any of its statements.
+    pub(super) limits: Limits,
     /// What the statements do to names, settings and the catalog.
     pub(super) side_effects: SideEffects,
 }
@@ -54,6 +59,8 @@ pub(super) struct SideEffects {
     pub(super) statements: bool,
     /// SQL-level DECLARE, CLOSE: the same for portals.
     pub(super) portals: bool,
+    /// A cursor is declared that outlives its transaction.
+    pub(super) holds: bool,
     /// The search path changes, or may.
     pub(super) search_path: bool,
     /// The catalog changes, or may.
@@ -68,6 +75,7 @@ impl SideEffects {
         Self {
             statements: self.statements || other.statements,
             portals: self.portals || other.portals,
+            holds: self.holds || other.holds,
             search_path: self.search_path || other.search_path,
             catalog: self.catalog || other.catalog,
             copies_in: self.copies_in || other.copies_in,
@@ -142,9 +150,12 @@ pub(super) struct Run {
     pub(super) sensitive: bool,
     pub(super) treatment: Treatment,
     pub(super) side_effects: SideEffects,
+    /// Rows, bytes and masked cells of the part that runs; a portal can run in parts.
     pub(super) rows: u64,
     pub(super) bytes: u64,
     pub(super) masked_cells: u64,
+    /// Rows and bytes of the parts before.
+    pub(super) before: (u64, u64),
     pub(super) digest: Option<Box<RowsDigest>>,
     pub(super) started: Instant,
     /// The client has been told that a limit was exceeded; what still comes is dropped.
@@ -170,6 +181,7 @@ impl Run {
             rows: 0,
             bytes: 0,
             masked_cells: 0,
+            before: (0, 0),
             digest: None,
             started: Instant::now(),
             over_limit: false,
@@ -177,17 +189,36 @@ impl Run {
         }
     }
 
+    /// A part has ended; the next is counted anew, against what is left of the limits.
+    pub(super) fn next_part(&mut self) {
+        let Self {
+            rows,
+            bytes,
+            before,
+            ..
+        } = self;
+        *before = (
+            before.0.saturating_add(*rows),
+            before.1.saturating_add(*bytes),
+        );
+        (*rows, *bytes, self.masked_cells) = (0, 0, 0);
+    }
+
     /// Rows that may still be sent.
     pub(super) fn rows_left(&self) -> u64 {
-        self.limits
-            .max_rows
-            .map_or(u64::MAX, |max| max.saturating_sub(self.rows))
+        self.limits.max_rows.map_or(u64::MAX, |max| {
+            max.saturating_sub(self.before.0.saturating_add(self.rows))
+        })
     }
 
     /// Whether `more` bytes may still be sent.
     pub(super) fn fits(&self, more: u64) -> bool {
-        self.limits
-            .max_bytes
-            .is_none_or(|max| self.bytes.saturating_add(more) <= max)
+        self.limits.max_bytes.is_none_or(|max| {
+            self.before
+                .1
+                .saturating_add(self.bytes)
+                .saturating_add(more)
+                <= max
+        })
     }
 }

@@ -720,46 +720,6 @@ async fn what_is_said_asynchronously_passes_behind_an_exceeded_limit() {
 }
 
 #[tokio::test]
-async fn limited_rows_are_not_kept_for_later() {
-    on_stage(|mut s| async move {
-        for text in [
-            "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM limited",
-            "PREPARE p AS SELECT id FROM limited",
-        ] {
-            s.client_says(&query(text)).await;
-            s.client_is_refused("42501", "limit").await;
-            s.client_gets(&ready(b'I')).await;
-        }
-        s.nothing_reaches_the_server().await;
-        let unlimited = query("PREPARE p AS SELECT id FROM orders");
-        s.client_says(&unlimited).await;
-        s.server_gets(&unlimited).await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn what_sql_prepared_is_not_run_under_another_policy() {
-    on_stage(|mut s| async move {
-        for text in ["PREPARE p AS SELECT id FROM orders", "EXECUTE p"] {
-            s.client_says(&query(text)).await;
-            s.server_gets(&query(text)).await;
-            let answer = [complete("DONE"), ready(b'I')].concat();
-            s.server_says(&answer).await;
-            s.client_gets(&answer).await;
-        }
-        s.policy.send_replace(active(POLICY, 2));
-        for text in ["EXECUTE p", "FETCH c"] {
-            s.client_says(&query(text)).await;
-            s.client_is_refused("42501", "policy has changed").await;
-            s.client_gets(&ready(b'I')).await;
-        }
-        s.nothing_reaches_the_server().await;
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn an_error_larger_than_a_megabyte_passes_and_its_session_goes_on() {
     LocalSet::new()
         .run_until(async {
@@ -960,6 +920,19 @@ async fn copy_data_that_comes_together_with_its_copy_is_not_lost() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn copy_data_of_a_denied_copy_go_nowhere() {
+    on_stage(|mut s| async move {
+        let copy = query("COPY customers FROM STDIN");
+        s.client_says(&[copy, f(b'd', b"1\n"), f(b'c', b"")].concat())
+            .await;
+        s.client_is_refused("42501", "bulk_load").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -1250,4 +1223,138 @@ async fn a_slow_client_holds_the_server_back() {
             );
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_name_of_the_protocol_cannot_be_used_by_sql_to_reach_masked_columns() {
+    for text in [
+        "EXECUTE p",
+        "CREATE TABLE t AS EXECUTE p",
+        "EXPLAIN ANALYZE EXECUTE p",
+    ] {
+        on_stage(|mut s| async move {
+            s.client_says(&parse("p", "SELECT ssn FROM customers"))
+                .await;
+            assert_eq!(s.server_frame().await.0, b'P');
+            assert_eq!(s.server_frame().await.0, b'D');
+            assert_eq!(s.server_frame().await.0, b'H');
+            s.server_says(&f(b'1', b"")).await;
+            s.server_says(&f(b't', b"\0\0")).await;
+            s.server_says(&description(&[("ssn", CUSTOMERS, 2)])).await;
+            s.client_gets(&f(b'1', b"")).await;
+            // Without a description nobody could tell what comes.
+            s.client_says(&[parse("", text), bind("", ""), execute(""), sync()].concat())
+                .await;
+            let (tag, body) = s.server_frame().await;
+            assert_eq!((tag, show(&body).contains("EXECUTE")), (b'P', false));
+            s.server_gets(&sync()).await;
+            s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+                .await;
+            let (_, body) = s.client_frame().await;
+            assert_eq!(
+                ErrorFields::decode(&body).expect("an error").sqlstate,
+                b"42501"
+            );
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_prepared_by_sql_does_not_run_under_another_policy() {
+    on_stage(|mut s| async move {
+        for text in ["PREPARE p AS SELECT id FROM orders", "EXECUTE p"] {
+            s.client_says(&query(text)).await;
+            s.server_gets(&query(text)).await;
+            let answer = [complete("PREPARE"), ready(b'I')].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+        }
+        s.policy.send_replace(active(POLICY, 2));
+        s.client_says(&query("EXECUTE p")).await;
+        s.client_is_refused("42501", "policy has changed").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_holds_for_what_runs_by_its_name() {
+    for (text, tag) in [
+        ("PREPARE p AS SELECT id FROM limited; EXECUTE p", "PREPARE"),
+        (
+            "DECLARE c CURSOR FOR SELECT id FROM limited; FETCH ALL FROM c",
+            "DECLARE CURSOR",
+        ),
+    ] {
+        on_stage(|mut s| async move {
+            s.client_says(&query(text)).await;
+            s.server_gets(&query(text)).await;
+            let rows = [
+                complete(tag),
+                description(&[("id", 20003, 1)]),
+                row(&["1"]),
+                row(&["2"]),
+            ]
+            .concat();
+            let more = [row(&["3"]), complete("SELECT 3"), ready(b'I')].concat();
+            s.server_says(&[rows.clone(), more].concat()).await;
+            s.client_gets(&rows).await;
+            s.client_is_refused("54000", "limit").await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_error_about_a_masked_table_that_the_statement_does_not_name_tells_nothing() {
+    on_stage(|mut s| async move {
+        let text = "INSERT INTO orders VALUES (1)";
+        s.client_says(&query(text)).await;
+        s.server_gets(&query(text)).await;
+        let told = b"SERROR\0C23502\0Mnull value\0DFailing row contains (1, 123-45-6789).\0spublic\0tcustomers\0\0";
+        s.server_says(&[f(b'E', told), ready(b'I')].concat()).await;
+        let (_, body) = s.client_frame().await;
+        assert!(!show(&body).contains("123-45"), "{}", show(&body));
+        assert!(show(&body).contains("23502"), "{}", show(&body));
+        s.client_gets(&ready(b'I')).await;
+        // One about its own table is told whole.
+        s.client_says(&query(text)).await;
+        s.server_gets(&query(text)).await;
+        let told = b"SERROR\0C23502\0Mnull value\0DFailing row contains (7).\0spublic\0torders\0\0";
+        let answer = [f(b'E', told), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_name_that_the_server_would_cut_is_refused_in_every_message() {
+    let long = "n".repeat(64);
+    let close = [b"S", long.as_bytes(), b"\0"].concat();
+    for message in [
+        parse(&long, "SELECT 1"),
+        bind(&long, ""),
+        bind("", &long),
+        execute(&long),
+        f(b'D', &close),
+        f(b'C', &close),
+    ] {
+        on_stage(|mut s| async move {
+            s.client_says(&[message.clone(), sync()].concat()).await;
+            let (tag, body) = s.server_frame().await;
+            assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+            s.server_gets(&sync()).await;
+            s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+                .await;
+            s.client_is_refused("42622", "63 bytes").await;
+            s.client_gets(&ready(b'I')).await;
+            let kept = parse(&"n".repeat(63), "SELECT 1");
+            s.client_says(&kept).await;
+            s.server_gets(&kept).await;
+        })
+        .await;
+    }
 }

@@ -277,6 +277,8 @@ fn shapes_say_what_the_session_needs() {
     assert!(!shape("INSERT INTO a VALUES (1)").derives);
     assert!(shape("PREPARE p AS SELECT 1").prepares);
     assert_eq!(shape("EXECUTE p").stored, Some(Stored::Execute));
+    assert!(shape("DECLARE c CURSOR WITH HOLD FOR SELECT 1").holds);
+    assert!(!shape("DECLARE c SCROLL CURSOR WITHOUT HOLD FOR SELECT 1").holds);
     assert_eq!(
         shape("CREATE TABLE a AS EXECUTE p").stored,
         Some(Stored::Execute)

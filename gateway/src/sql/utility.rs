@@ -18,6 +18,9 @@ use super::{
     walk::{Walk, Walked},
 };
 
+/// `CURSOR_OPT_HOLD` of `parsenodes.h`.
+const CURSOR_OPT_HOLD: i32 = 0x0020;
+
 impl Walk {
     /// A whole statement. Returns its tag.
     pub(super) fn statement(&mut self, node: Node<'_>) -> Result<&'static str, super::Failure> {
@@ -300,6 +303,7 @@ impl Walk {
         self.effect(Effect::Session);
         self.query(s.query(), Flow::Plain)?;
         self.shape.derives = true;
+        self.shape.holds = s.options & CURSOR_OPT_HOLD != 0;
         Ok(())
     }
 

@@ -135,6 +135,10 @@ pub struct ErrorFields<'a> {
     pub sqlstate: &'a [u8],
     /// `M`.
     pub message: &'a [u8],
+    /// `s`, the schema of the table that the error is about; empty where it is about none.
+    pub schema: &'a [u8],
+    /// `t`, the table that the error is about; empty where it is about none.
+    pub table: &'a [u8],
 }
 
 impl<'a> ErrorFields<'a> {
@@ -151,6 +155,8 @@ impl<'a> ErrorFields<'a> {
                 b'S' => out.severity = r.cstr()?,
                 b'C' => out.sqlstate = r.cstr()?,
                 b'M' => out.message = r.cstr()?,
+                b's' => out.schema = r.cstr()?,
+                b't' => out.table = r.cstr()?,
                 _ => {
                     r.cstr()?;
                 }
@@ -180,7 +186,7 @@ pub fn row_run(buf: &[u8], max_rows: u64) -> (usize, u64) {
             break;
         };
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
-        if header[0] != tag || length < 4 || length >= super::VALUES_LIMIT {
+        if header[0] != tag || !(4..super::VALUES_LIMIT).contains(&length) {
             break;
         }
         if buf.len() - at <= length {
@@ -352,6 +358,7 @@ mod tests {
             severity: b"ERROR",
             sqlstate: b"22P02",
             message: b"\"123-45-6789\"",
+            ..ErrorFields::default()
         };
         Reply::scrubbed(&mut out, b'E', &secret);
         let fields = ErrorFields::decode(&out[5..]).expect("own message");

@@ -1,6 +1,6 @@
 //! When something breaks, the agent has no database; it never has one without Weir.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, io::Write as _, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
 use xtask::world::{Settings, Setup};
@@ -71,7 +71,7 @@ fn a_wrong_credential_is_weirs_trouble_and_no_secret_of_the_agents_message() -> 
     Ok(())
 }
 
-/// A file system of two megabytes, unmounted when dropped.
+/// A file system of 80 MiB, unmounted when dropped. No session opens with less than 64 MiB free.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -79,10 +79,18 @@ impl SmallDisk {
         fs::create_dir_all(&path)?;
         let mut mount = Command::new("mount");
         mount
-            .args(["-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs"])
             .arg(&path);
         ensure!(mount.status()?.success(), "could not mount a tmpfs");
         Ok(Self(path))
+    }
+
+    /// Leaves no byte free.
+    fn fill(&self) -> Result<()> {
+        let mut filler = fs::File::create(self.0.join("filler"))?;
+        let zeros = vec![0; 1 << 20];
+        while filler.write_all(&zeros).is_ok() {}
+        Ok(())
     }
 }
 
@@ -107,6 +115,10 @@ fn a_full_disk_ends_sessions_and_refuses_new_ones() -> Result<()> {
         "repeat.py",
         &["SELECT label FROM plain LIMIT 500"],
     )?;
+    session.until_says("running", MINUTE)?;
+    if let Some(disk) = &disk {
+        disk.fill()?;
+    }
     session.until_says("ended", MINUTE)?;
     assert!(session.output().contains("closed"), "{}", session.output());
     let told = refusal(&stage.agent, &[])?;
@@ -166,7 +178,8 @@ fn sigterm_lets_the_running_statement_finish() -> Result<()> {
         "{}",
         running.output()
     );
-    assert!(running.output().starts_with("done"), "{}", running.output());
+    // What follows is that its session was ended.
+    assert!(running.output().contains("done|"), "{}", running.output());
     let refused = stage.agent.psql("SELECT 1")?;
     assert!(refused.stderr.contains("Connection refused"), "{refused:?}");
     Ok(())

@@ -84,6 +84,20 @@ fn an_error_about_a_masked_row_tells_nothing_of_it() -> Result<()> {
 }
 
 #[test]
+fn an_error_about_a_masked_row_that_a_foreign_key_reached_tells_nothing_of_it() -> Result<()> {
+    let stage = Stage::new()?;
+    let linked = "CREATE TABLE accounts (id integer PRIMARY KEY); INSERT INTO accounts VALUES (1); \
+        ALTER TABLE customers ADD account integer NOT NULL DEFAULT 1 \
+        REFERENCES accounts ON DELETE SET NULL";
+    stage.world.postgres().sql(linked)?;
+    // The server's DETAIL would have a whole row of customers, which the statement doesn't name.
+    let seen = stage.agent.psql("DELETE FROM accounts WHERE id = 1")?;
+    assert!(seen.stderr.contains("23502"), "{seen:?}");
+    assert!(!seen.stderr.contains("123-45-6789"), "{seen:?}");
+    Ok(())
+}
+
+#[test]
 fn many_masked_rows_are_each_masked() -> Result<()> {
     let stage = Stage::new()?;
     let seen = stage

@@ -90,6 +90,12 @@ impl Agent {
         })
     }
 
+    /// Its working directory.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// A command that will run as this agent. libpq's environment points at the database's own
     /// address; user and password are what an agent would make up.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
 use super::{
@@ -152,9 +152,15 @@ impl Weir {
             setup,
             site,
         } = self;
-        process.until(Duration::from_secs(30), || {
-            cli(site, setup, &["status", "--json"]).is_ok_and(|finished| finished.ok())
-        })
+        let mut told = String::new();
+        let ready = process.until(Duration::from_secs(30), || {
+            let finished = cli(site, setup, &["status", "--json"]);
+            finished.is_ok_and(|finished| {
+                told = finished.stderr.clone();
+                finished.ok()
+            })
+        });
+        ready.with_context(|| format!("weir status said last: {told:?}"))
     }
 }
 

@@ -11,6 +11,8 @@ try:
         port=int(os.environ["PGPORT"]),
         database=os.environ["PGDATABASE"],
         password=os.environ["PGPASSWORD"],
+        # It would ask for TLS by itself.
+        ssl_context=False,
     )
 except pg8000.native.DatabaseError as e:
     print(e.args[0]["S"], e.args[0]["C"], e.args[0]["M"])
