@@ -8,7 +8,8 @@
 //! A statement that reads masked columns runs only after the server has described its result: a
 //! column whose origin isn't plain is a denial.
 
-use std::cell::{Cell, RefCell};
+mod extended;
+
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
@@ -17,15 +18,14 @@ use std::task::{Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{ReadBuffer, Splice};
-use super::judging::{ambiguous_name, bound_before_change, unknown_name};
 use super::link::{End, Error, Link, Results, now};
-use super::queue::{AskedBy, Batch, Found, Owed};
-use super::statement::{Columns, Judged, Portal, Prepared, Run, Treatment, Verdict};
+use super::queue::{AskedBy, Batch, Owed};
+use super::statement::{Columns, Judged, Prepared, Run, Verdict};
 use crate::judge;
 use crate::mask::Planned;
 use crate::policy::{Decision, Deny};
 use crate::record::{self, Entry, Via};
-use crate::wire::{self, HEADER, Reply, Side, TargetKind, TxStatus, request};
+use crate::wire::{self, HEADER, Reply, Side, TxStatus, request};
 
 /// Bytes that are read while a request waits for the server; a client that leaves behind more of
 /// them is noticed once the server has answered.
@@ -459,240 +459,6 @@ where
         .map_err(Error::ClientIo)
     }
 
-    async fn parse(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        let parse = wire::Parse::decode(seen.body()).map_err(Error::Client)?;
-        if self.refuse_ambiguous(seen, &[parse.name]) {
-            return Ok(());
-        }
-        let judged = self.judge(parse.text);
-        if let Some(deny) = &judged.denied {
-            self.deny_extended(seen, &judged, deny, Via::Parse);
-            return Ok(());
-        }
-        for (verdict, statement) in judged.verdicts.iter().zip(&judged.analysis.statements) {
-            self.record_allowed(&judged, verdict, statement.span.clone(), (Via::Parse, None));
-        }
-        self.link.judging.borrow_mut().prepared(parse.name, &judged);
-        let prepared = Prepared::new(Rc::clone(&judged));
-        self.push(Owed::Parse {
-            name: parse.name.into(),
-            prepared: Rc::clone(&prepared),
-            asked_by: AskedBy::Client,
-        });
-        self.keep(seen);
-        if judged.sensitive {
-            self.learn_columns(seen, parse.name, &prepared).await?;
-        }
-        Ok(())
-    }
-
-    /// Asks the server for the columns of a prepared statement, and waits for them.
-    async fn learn_columns(
-        &mut self,
-        seen: &Seen<'_>,
-        name: &[u8],
-        prepared: &Rc<Prepared>,
-    ) -> Result<(), Error> {
-        self.push(Owed::Describe {
-            prepared: Some(Rc::clone(prepared)),
-            portal: None,
-            asked_by: AskedBy::Weir,
-        });
-        let out = self.splice.insert(seen.source);
-        request::describe_statement(out, name);
-        out.extend_from_slice(&request::FLUSH);
-        self.wait_while(seen, |link| {
-            link.queue.borrow().awaits_description(prepared)
-        })
-        .await
-    }
-
-    async fn bind(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        let bind = wire::Bind::decode(seen.body()).map_err(Error::Client)?;
-        if self.refuse_ambiguous(seen, &[bind.portal, bind.statement]) {
-            return Ok(());
-        }
-        let Some(prepared) = self.statement(seen, bind.statement).await? else {
-            self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
-            return Ok(());
-        };
-        let judged = self.current(&prepared);
-        self.link.judging.borrow_mut().opened(bind.portal, &judged);
-        // The name may have changed on what terms it runs.
-        let judged = self.current(&prepared);
-        if let Some(deny) = &judged.denied {
-            self.deny_extended(seen, &judged, deny, Via::Execute);
-            return Ok(());
-        }
-        let formats: Box<[i16]> = bind.formats().collect();
-        let treatment = match self
-            .treatment(seen, &bind, (&prepared, &judged), &formats)
-            .await?
-        {
-            Ok(treatment) => treatment,
-            Err(deny) => {
-                self.deny_extended(seen, &judged, &deny, Via::Execute);
-                return Ok(());
-            }
-        };
-        if self.link.queue.borrow().is_discarding() {
-            return Ok(());
-        }
-        let run = self.start_portal(&judged, Some(bind.arguments), treatment);
-        let portal = Portal {
-            prepared,
-            formats,
-            run: RefCell::new(run),
-            generation: Cell::new(judged.generation),
-        };
-        self.push(Owed::Bind {
-            name: bind.portal.into(),
-            portal: Rc::new(portal),
-        });
-        self.keep(seen);
-        Ok(())
-    }
-
-    /// How the rows of a portal are treated, or why it may not run.
-    async fn treatment(
-        &mut self,
-        seen: &Seen<'_>,
-        bind: &wire::Bind<'_>,
-        (prepared, judged): (&Rc<Prepared>, &Judged),
-        formats: &[i16],
-    ) -> Result<Result<Treatment, Rc<Deny>>, Error> {
-        let unknown = matches!(*prepared.columns.borrow(), Columns::Unknown);
-        if judged.sensitive && unknown {
-            // Judged otherwise when it was prepared.
-            self.learn_columns(seen, bind.statement, prepared).await?;
-        }
-        let columns = prepared.columns.borrow().clone();
-        let Columns::Rows(body) = columns else {
-            // Not described: nothing in it is masked. Described as without rows: none may come.
-            return Ok(Ok(Treatment::Clear));
-        };
-        let planned = self.plan(&body, formats, judged.sensitive)?;
-        Ok(match planned {
-            Planned::Refuse(refusal) if judged.sensitive => {
-                Err(Rc::new(refused_column(&body, &refusal)))
-            }
-            planned => Ok(Treatment::from(planned)),
-        })
-    }
-
-    fn plan(&self, body: &[u8], formats: &[i16], sensitive: bool) -> Result<Planned, Error> {
-        let judging = self.link.judging.borrow();
-        judging
-            .plan(body, Some(formats), sensitive)
-            .map_err(Error::Upstream)
-    }
-
-    /// Records the run of a prepared statement and gives it its number.
-    fn start_portal(
-        &mut self,
-        judged: &Judged,
-        arguments: Option<&[u8]>,
-        treatment: Treatment,
-    ) -> Run {
-        let verdict = judged.verdicts.first();
-        let id = match verdict.zip(judged.analysis.statements.first()) {
-            Some((verdict, statement)) => self.record_allowed(
-                judged,
-                verdict,
-                statement.span.clone(),
-                (Via::Execute, arguments),
-            ),
-            None => self.link.next_statement(),
-        };
-        Run {
-            treatment,
-            ..Run::new(id, judged, verdict)
-        }
-    }
-
-    async fn describe(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        let target = wire::Target::decode("Describe", seen.body()).map_err(Error::Client)?;
-        if self.refuse_ambiguous(seen, &[target.name]) {
-            return Ok(());
-        }
-        let (prepared, portal) = match target.kind {
-            TargetKind::Statement => (self.statement(seen, target.name).await?, None),
-            TargetKind::Portal => match self.portal(seen, target.name).await? {
-                Some(portal) => (Some(Rc::clone(&portal.prepared)), Some(portal)),
-                None => (None, None),
-            },
-        };
-        self.push(Owed::Describe {
-            prepared,
-            portal,
-            asked_by: AskedBy::Client,
-        });
-        self.keep(seen);
-        Ok(())
-    }
-
-    async fn execute(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        let execute = wire::Execute::decode(seen.body()).map_err(Error::Client)?;
-        if self.refuse_ambiguous(seen, &[execute.portal]) {
-            return Ok(());
-        }
-        let Some(portal) = self.portal(seen, execute.portal).await? else {
-            self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
-            return Ok(());
-        };
-        let judged = self.current(&portal.prepared);
-        if judged.generation != portal.generation.get() {
-            if let Some(deny) = &judged.denied {
-                self.deny_extended(seen, &judged, deny, Via::Execute);
-                return Ok(());
-            }
-            if !self.rejudge_portal(&portal, &judged)? {
-                let deny = Rc::new(bound_before_change());
-                self.deny_extended(seen, &judged, &deny, Via::Execute);
-                return Ok(());
-            }
-        }
-        self.link.judging.borrow_mut().forwarded(&judged);
-        self.push(Owed::Execute(portal));
-        self.keep(seen);
-        Ok(())
-    }
-
-    /// Brings a portal that was bound under an older policy or catalog under the current one.
-    /// False if that can't be done without knowing its columns.
-    fn rejudge_portal(&mut self, portal: &Portal, judged: &Judged) -> Result<bool, Error> {
-        let columns = portal.prepared.columns.borrow().clone();
-        let treatment = match columns {
-            Columns::Rows(body) => {
-                let planned = self.plan(&body, &portal.formats, judged.sensitive)?;
-                if judged.sensitive && matches!(planned, Planned::Refuse(_)) {
-                    return Ok(false);
-                }
-                Treatment::from(planned)
-            }
-            Columns::Unknown if judged.sensitive => return Ok(false),
-            Columns::Unknown | Columns::None => Treatment::Clear,
-        };
-        let before = portal.run.borrow().before;
-        let run = self.start_portal(judged, None, treatment);
-        *portal.run.borrow_mut() = Run { before, ..run };
-        portal.generation.set(judged.generation);
-        Ok(true)
-    }
-
-    fn close(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        let target = wire::Target::decode("Close", seen.body()).map_err(Error::Client)?;
-        if self.refuse_ambiguous(seen, &[target.name]) {
-            return Ok(());
-        }
-        self.push(Owed::Close {
-            kind: target.kind,
-            name: target.name.into(),
-        });
-        self.keep(seen);
-        Ok(())
-    }
-
     /// The statement whose data the server reads now. Data may come together with its COPY: then
     /// whether the server takes it isn't known before its answer.
     async fn copying_in(&mut self, seen: &Seen<'_>) -> Result<Option<u64>, Error> {
@@ -729,60 +495,6 @@ where
             self.keep(seen);
         }
         Ok(())
-    }
-
-    async fn statement(
-        &mut self,
-        seen: &Seen<'_>,
-        name: &[u8],
-    ) -> Result<Option<Rc<Prepared>>, Error> {
-        loop {
-            let found = self.link.queue.borrow().statement(name);
-            match found {
-                Found::Is(prepared) => return Ok(Some(prepared)),
-                Found::Unknown => return Ok(None),
-                Found::Wait => self.settle_segments(seen).await?,
-            }
-        }
-    }
-
-    async fn portal(&mut self, seen: &Seen<'_>, name: &[u8]) -> Result<Option<Rc<Portal>>, Error> {
-        loop {
-            let found = self.link.queue.borrow().portal(name);
-            match found {
-                Found::Is(portal) => return Ok(Some(portal)),
-                Found::Unknown => return Ok(None),
-                Found::Wait => self.settle_segments(seen).await?,
-            }
-        }
-    }
-
-    /// Waits until the answers to earlier segments are there.
-    async fn settle_segments(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        self.wait_while(seen, |link| link.queue.borrow().has_earlier_segments())
-            .await
-    }
-
-    fn deny_extended(&mut self, seen: &Seen<'_>, judged: &Judged, deny: &Rc<Deny>, via: Via) {
-        self.record_denied(judged, deny, via);
-        self.refuse_extended(seen, deny);
-    }
-
-    /// Refuses a name that means one thing here and another to the server.
-    fn refuse_ambiguous(&mut self, seen: &Seen<'_>, names: &[&[u8]]) -> bool {
-        let Some(deny) = ambiguous_name(names) else {
-            return false;
-        };
-        self.refuse_extended(seen, &Rc::new(deny));
-        true
-    }
-
-    /// Makes the server fail at this place: a Parse that can't succeed stands in for the message.
-    fn refuse_extended(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
-        self.push(Owed::Denied(Rc::clone(deny)));
-        let text = refused_text(deny.rule.as_deref());
-        // Named, so that the unnamed statement stays.
-        request::parse(self.splice.insert(seen.source), b"weir_refused", &text);
     }
 
     fn record_allowed(
