@@ -3,7 +3,7 @@
 use super::refuse;
 use crate::{
     policy::{Deny, Need},
-    sql::Statement,
+    sql::{Effect, Statement},
 };
 
 /// Settings that decide how the server reads a statement, who it takes the session for, or whose
@@ -62,6 +62,10 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
         .functions
         .iter()
         .any(|function| &*function.name == "set_config");
+    if updates_pg_settings(statement) {
+        let message = "settings can't be changed by updating pg_settings through Weir".to_owned();
+        return Some(refuse(message, "use SET"));
+    }
     let untold = || {
         statement.settings.is_empty() || statement.settings.iter().any(|setting| &**setting == "*")
     };
@@ -86,6 +90,17 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
         message,
         "leave it as it is: Weir's reading of statements depends on it",
     ))
+}
+
+/// A rule of the server's turns an update of this view into `set_config`, of any setting.
+fn updates_pg_settings(statement: &Statement) -> bool {
+    statement.touches.iter().any(|touch| {
+        let named = touch
+            .object
+            .as_ref()
+            .is_some_and(|o| &*o.name == "pg_settings");
+        named && touch.effect == Effect::Update
+    })
 }
 
 /// What the session effect of a statement needs.

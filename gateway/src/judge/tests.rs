@@ -318,6 +318,13 @@ fn settings_that_reading_statements_depends_on_are_fixed_whatever_rules_say() {
     ] {
         denied(&rules, sql);
     }
+    let updates = allow("read,update", "");
+    denied_saying(
+        &updates,
+        "UPDATE pg_catalog.pg_settings SET setting = 'off' \
+         WHERE name = 'standard_conforming_strings'",
+        "pg_settings",
+    );
     denied_saying(
         &rules,
         "SELECT set_config(name, 'x', false) FROM pg_settings",
