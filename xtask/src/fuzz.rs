@@ -35,8 +35,10 @@ pub(crate) fn run(seconds: u32, only: Option<&str>) -> Result<()> {
 
 fn fuzzer(verb: &str) -> std::process::Command {
     let mut command = cargo();
-    command.args(["fuzz", verb, "--fuzz-dir", "fuzz"]);
-    // Sanitizers are unstable options; a stable compiler has them all the same.
+    // The crate has no unsafe code that a target reaches, and the sanitizer would not see into
+    // libpg_query's C; without it the build takes half the time.
+    command.args(["fuzz", verb, "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
+    // cargo-fuzz passes unstable options; a stable compiler has them all the same.
     command.env("RUSTC_BOOTSTRAP", "1");
     command
 }
