@@ -88,7 +88,8 @@ fn an_error_about_a_masked_row_that_a_foreign_key_reached_tells_nothing_of_it() 
     let stage = Stage::new()?;
     let linked = "CREATE TABLE accounts (id integer PRIMARY KEY); INSERT INTO accounts VALUES (1); \
         ALTER TABLE customers ADD account integer NOT NULL DEFAULT 1 \
-        REFERENCES accounts ON DELETE SET NULL";
+        REFERENCES accounts ON DELETE SET NULL; \
+        ALTER TABLE accounts OWNER TO weir_agents";
     stage.world.postgres().sql(linked)?;
     // The server's DETAIL would have a whole row of customers, which the statement doesn't name.
     let seen = stage.agent.psql("DELETE FROM accounts WHERE id = 1")?;

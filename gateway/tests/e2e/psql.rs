@@ -98,9 +98,9 @@ fn a_copy_that_the_server_refuses_leaves_a_session_that_works() -> Result<()> {
 #[test]
 fn describing_a_table_with_keys_and_masked_columns_works() -> Result<()> {
     let stage = Stage::new()?;
-    let seen = stage
-        .agent
-        .psql("\\d customers\n\\d+ orders\n\\db+\n\\dP+")?;
+    // With the footers, which list the keys.
+    let script = "\\pset tuples_only off\n\\d customers\n\\d+ orders\n\\db\n\\dP+";
+    let seen = stage.agent.psql(script)?;
     assert_eq!(seen.stderr, "", "{seen:?}");
     assert!(seen.stdout.contains("orders_customer_id_fkey"), "{seen:?}");
     let seen = stage.agent.psql("EXPLAIN SELECT ssn FROM customers")?;
