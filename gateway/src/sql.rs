@@ -9,6 +9,7 @@
 //! The parts: `walk` (shared state, depth), `query` and `from` (SELECT, scopes), `dml`, `expr` and
 //! `json`, `utility`, `ddl` and `table` (all other statements), `columns` (use of columns).
 
+mod alike;
 mod authority;
 mod cache;
 mod columns;
@@ -144,7 +145,7 @@ pub struct Shape {
 }
 
 /// One statement of a text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
     /// Its bytes in the text, without the semicolon and the blank space around.
     pub span: Range<usize>,
@@ -170,7 +171,7 @@ pub struct Statement {
 }
 
 /// What a text does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Analysis {
     /// Its statements in order; empty for an empty text. With a failure: one unknown statement
     /// that spans the text.

@@ -73,7 +73,11 @@ fn record(dir: &Path) -> ! {
         });
         let _ = runtime.block_on(journal.commit()).unwrap();
         let frames = &rows[..rows.len() >> (statement % 16)];
-        journal.append(&Entry::Rows { statement, frames });
+        journal.append(&Entry::Rows {
+            statement,
+            columns: 0,
+            frames,
+        });
         journal.append(&Entry::Outcome {
             statement,
             at: statement,

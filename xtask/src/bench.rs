@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Only these subjects
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Subject>,
+    /// Only the workloads whose names contain this
+    #[arg(long, default_value = "", hide_default_value = true)]
+    workload: String,
 }
 
 /// The medians of a run.
@@ -74,9 +77,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         args.only.clone()
     };
+    let chosen = |w: &Workload| w.name.contains(&args.workload);
+    let workloads: Vec<_> = ALL.into_iter().filter(chosen).collect();
+    ensure!(
+        !workloads.is_empty(),
+        "no workload's name contains \"{}\"",
+        args.workload
+    );
+    let whole = args.only.is_empty() && args.workload.is_empty();
     let (rounds, seconds) = if args.quick { (1, 2) } else { (5, 5) };
     let with_weir = subjects.iter().any(|subject| subject.is_weir());
-    let mut steps = Steps::new("bench", 3 + rounds + usize::from(with_weir));
+    let mut steps = Steps::new("bench", 3 + rounds + usize::from(with_weir && whole));
     steps.step("looking for what the bench needs", setup::run)?;
     steps.step("building the eBPF programs", ebpf::run)?;
     let mut build = cargo();
@@ -103,24 +114,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     for round in 1..=rounds {
         steps.step(&format!("round {round} of {rounds}"), || {
-            measure(&world, &agent, &mut results)
+            measure(&world, &agent, &workloads, &mut results)
         })?;
     }
-    if with_weir {
+    if with_weir && whole {
         let idle = || idle_session(&world, &agent);
         results.idle = Some(steps.step("memory of idle sessions", idle)?);
     }
-    report::write(&results)?;
-    println!(
-        "\n{}",
-        std::fs::read_to_string(cache::root().join("bench/RESULTS.md"))?
-    );
+    let report = report::text(&results)?;
+    println!("\n{report}");
+    // A part of it would replace what the whole has shown.
+    if whole {
+        std::fs::write(cache::root().join("bench/RESULTS.md"), report)?;
+    }
     Ok(())
 }
 
 /// One round: each workload, by each subject in turn.
-fn measure(world: &World, agent: &Agent, results: &mut Results) -> Result<()> {
-    for workload in &ALL {
+fn measure(
+    world: &World,
+    agent: &Agent,
+    workloads: &[Workload],
+    results: &mut Results,
+) -> Result<()> {
+    for workload in workloads {
         for (place, subject) in results.subjects.iter().enumerate() {
             // A fresh start for each: two Weirs can't have one slice, and nobody has it warmer.
             let running = Running::start(*subject, world, agent)?;

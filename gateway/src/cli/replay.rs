@@ -110,13 +110,12 @@ fn replay(args: &Args, path: &Path, mut out: impl Write) -> anyhow::Result<ExitC
         if bulk && args.statements_only {
             continue;
         }
-        let told = story.tell(record.entry);
-        if args.json {
-            if let Some(event) = event(&story, &told) {
+        for told in story.tell(record.entry) {
+            if !args.json {
+                view.show(&story, told, &mut out)?;
+            } else if let Some(event) = event(&story, &told) {
                 writeln!(out, "{}", show::escape_json(&event.to_string()))?;
             }
-        } else {
-            view.show(&story, told, &mut out)?;
         }
     };
     let (state, line) = match &broken {

@@ -156,8 +156,9 @@ impl Journal {
             };
             self.idle = 0;
             self.last_at = record.entry.at().unwrap_or(self.last_at);
-            let told = self.story.tell(record.entry);
-            show(args, &self.story, &told, self.last_at, out)?;
+            for told in self.story.tell(record.entry) {
+                show(args, &self.story, &told, self.last_at, out)?;
+            }
         }
         if !live && !self.reader.closed() {
             self.end(args, cut(self.reader.tail()), out)?;

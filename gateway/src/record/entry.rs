@@ -144,20 +144,24 @@ pub enum Entry<'a> {
         /// Bit n: the n-th effect in the order of `sql::Effect`.
         effects: u32,
     },
-    /// The shape of a result. Kind 5: `statement, masked count, column*, fields rest`.
+    /// The shape of a result. Kind 5: `statement, number, masked count, column*, fields rest`.
     Columns {
         /// Of which statement.
         statement: u64,
+        /// By what later `Rows` of other statements refer to it, within the session; 0 if none do.
+        number: u32,
         /// The body of the `RowDescription`.
         fields: &'a [u8],
         /// Indexes of the masked columns, ascending.
         masked: &'a [u16],
     },
     /// Result data as the client got it. Several of one statement are one stream, which they may
-    /// cut anywhere. Kind 6: `statement, frames rest`.
+    /// cut anywhere. Kind 6: `statement, columns, frames rest`.
     Rows {
         /// Of which statement.
         statement: u64,
+        /// The number of their `Columns`; 0 if those are the statement's own, or not known.
+        columns: u32,
         /// Whole `DataRow` or `CopyData` frames, masked.
         frames: &'a [u8],
     },
@@ -235,17 +239,28 @@ impl Entry<'_> {
             Entry::Decision { .. } => self.encode_decision(out),
             Entry::Columns {
                 statement,
+                number,
                 fields,
                 masked,
             } => {
                 put_varint(out, *statement);
+                put_varint(out, u64::from(*number));
                 put_varint(out, masked.len() as u64);
                 masked
                     .iter()
                     .for_each(|&column| put_varint(out, u64::from(column)));
                 out.extend_from_slice(fields);
             }
-            Entry::Rows { statement, frames } | Entry::CopyIn { statement, frames } => {
+            Entry::Rows {
+                statement,
+                columns,
+                frames,
+            } => {
+                put_varint(out, *statement);
+                put_varint(out, u64::from(*columns));
+                out.extend_from_slice(frames);
+            }
+            Entry::CopyIn { statement, frames } => {
                 put_varint(out, *statement);
                 out.extend_from_slice(frames);
             }

@@ -97,9 +97,17 @@ impl SessionJournal {
     pub fn append(&mut self, entry: &Entry<'_>) {
         self.totals.add(entry);
         match *entry {
-            Entry::Rows { statement, frames } => {
+            Entry::Rows {
+                statement,
+                columns,
+                frames,
+            } => {
                 for frames in frames.chunks(PIECE) {
-                    self.put_entry(&Entry::Rows { statement, frames });
+                    self.put_entry(&Entry::Rows {
+                        statement,
+                        columns,
+                        frames,
+                    });
                 }
             }
             Entry::CopyIn { statement, frames } => {

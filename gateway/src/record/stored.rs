@@ -48,11 +48,13 @@ pub enum Stored<'a> {
     Decision(Box<StoredDecision<'a>>),
     Columns {
         statement: u64,
+        number: u32,
         fields: &'a [u8],
         masked: Vec<u16>,
     },
     Rows {
         statement: u64,
+        columns: u32,
         frames: &'a [u8],
     },
     CopyIn {
@@ -137,18 +139,20 @@ impl<'a> Stored<'a> {
             },
             kind::DECISION => Stored::Decision(Box::new(decision(&mut c)?)),
             kind::COLUMNS => {
-                let statement = c.varint()?;
+                let (statement, number) = (c.varint()?, c.small()?);
                 // A column takes a byte at least, so that this reserves no more than was read.
                 let count = c.small::<u16>()?;
                 let masked = (0..count).map(|_| c.small()).collect::<Result<_, _>>()?;
                 Stored::Columns {
                     statement,
+                    number,
                     fields: c.rest(),
                     masked,
                 }
             }
             kind::ROWS => Stored::Rows {
                 statement: c.varint()?,
+                columns: c.small()?,
                 frames: c.rest(),
             },
             kind::COPY_IN => Stored::CopyIn {

@@ -113,6 +113,7 @@ pub(super) fn write_session(recorder: &Recorder, statements: u64, close: bool) -
             let _ = journal.commit().await.unwrap();
             journal.append(&Entry::Rows {
                 statement,
+                columns: 0,
                 frames: &[b'D'; 700],
             });
             journal.append(&outcome(statement, 1));
@@ -197,6 +198,7 @@ fn a_session_reads_back_as_it_was_recorded() {
     });
     journal.append(&Entry::Columns {
         statement: 1,
+        number: 300,
         fields: &[0, 0],
         masked: &[2, 300],
     });
@@ -257,6 +259,7 @@ fn a_session_reads_back_as_it_was_recorded() {
     })));
     next(Stored::Columns {
         statement: 1,
+        number: 300,
         fields: &[0, 0],
         masked: vec![2, 300],
     });
@@ -314,6 +317,7 @@ fn bulk_data_is_cut_into_pieces_that_make_up_the_same_stream() {
     let frames = [vec![b'x'; 100_000], noise].concat();
     journal.append(&Entry::Rows {
         statement: 1,
+        columns: 0,
         frames: &frames,
     });
     let _ = block_on(journal.commit()).unwrap();
@@ -341,6 +345,7 @@ fn compressing_is_given_up_for_noise_and_taken_up_again() {
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
     journal.append(&Entry::Rows {
         statement: 1,
+        columns: 0,
         frames: &noise,
     });
     let mut sizes = Vec::new();
@@ -348,6 +353,7 @@ fn compressing_is_given_up_for_noise_and_taken_up_again() {
         let before = journal.bytes_pending();
         journal.append(&Entry::Rows {
             statement: 1,
+            columns: 0,
             frames: &[b'x'; 4000],
         });
         sizes.push(journal.bytes_pending() - before);
@@ -364,6 +370,7 @@ fn an_idle_session_holds_no_buffer() {
     let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
     journal.append(&Entry::Rows {
         statement: 1,
+        columns: 0,
         frames: &[b'x'; 300_000],
     });
     assert!(journal.buffer_held() > 0);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::statement::{Generation, Judged, SideEffects, Verdict};
+use super::statement::{Generation, Judged, Ruling, SideEffects, Verdict};
 use super::stored::{ByName, Made, Stored};
 use crate::catalog::Catalog;
 use crate::judge::{self, View};
@@ -69,6 +69,8 @@ pub(super) struct Judging {
     search_path: Option<Vec<Box<str>>>,
     stored: Stored,
     judged: HashMap<Rc<str>, Rc<Judged>>,
+    /// The last ruling: agents that put values into their SQL send texts that are analysed alike.
+    last: Option<Rc<Ruling>>,
     texts: u32,
 }
 
@@ -98,6 +100,7 @@ impl Judging {
             search_path,
             stored: Stored::default(),
             judged: HashMap::new(),
+            last: None,
             texts: 0,
         }
     }
@@ -136,9 +139,15 @@ impl Judging {
             return (Rc::clone(known), false);
         }
         let analysis = ANALYSES.with_borrow_mut(|cache| cache.analyse(text));
-        let id = self.texts;
+        let alike =
+            |r: &&Rc<Ruling>| Rc::ptr_eq(&r.analysis, &analysis) && r.generation == self.generation;
+        let ruling = match self.last.as_ref().filter(alike) {
+            Some(ruling) => Rc::clone(ruling),
+            None => Rc::new(self.rule(text, analysis)),
+        };
+        self.last = Some(Rc::clone(&ruling));
+        let judged = Rc::new(Judged::new(text.into(), self.texts, ruling));
         self.texts += 1;
-        let judged = Rc::new(self.judge_analysis(text.into(), id, analysis));
         if self.judged.len() >= REMEMBERED {
             self.judged.clear();
         }
@@ -151,16 +160,18 @@ impl Judging {
 
     /// Judges one statement of a text, for a look at its result; the journal knows the text.
     pub(super) fn judge_part(&self, text: &str) -> Judged {
-        self.judge_analysis(text.into(), 0, Rc::new(sql::analyse(text)))
+        let ruling = self.rule(text, Rc::new(sql::analyse(text)));
+        Judged::new(text.into(), 0, Rc::new(ruling))
     }
 
     /// Judges a text again under the current policy and catalog.
     pub(super) fn judge_again(&mut self, old: &Judged) -> Rc<Judged> {
+        let ruling = self.rule(&old.text, Rc::clone(&old.ruling.analysis));
         let (text, id) = (Rc::clone(&old.text), old.text_id);
-        Rc::new(self.judge_analysis(text, id, Rc::clone(&old.analysis)))
+        Rc::new(Judged::new(text, id, Rc::new(ruling)))
     }
 
-    fn judge_analysis(&self, text: Rc<str>, text_id: u32, analysis: Rc<Analysis>) -> Judged {
+    fn rule(&self, text: &str, analysis: Rc<Analysis>) -> Ruling {
         let side_effects = analysis
             .statements
             .iter()
@@ -181,7 +192,7 @@ impl Judging {
             .iter()
             .map(|statement| {
                 let judgement =
-                    judge::judge(&text, statement, &view).because(analysis.failure.as_ref());
+                    judge::judge(text, statement, &view).because(analysis.failure.as_ref());
                 Verdict {
                     decision: judgement.decision,
                     sensitive: judgement.sensitive,
@@ -199,46 +210,31 @@ impl Judging {
             Decision::Deny(deny) => Some(Rc::new(deny.clone())),
             Decision::Allow(_) => None,
         });
-        Judged {
+        Ruling {
             sensitive: verdicts.iter().any(|v| v.sensitive),
-            text,
-            text_id,
             analysis,
             verdicts,
             generation: self.generation,
             denied,
-            probed: std::cell::Cell::new(false),
             limits,
             side_effects,
         }
     }
 
-    /// How a result with this `RowDescription` is treated. With `formats`, those of its Bind (none,
-    /// one, or one a column) count instead of the description's own.
-    pub(super) fn plan(
-        &self,
-        description: &[u8],
-        formats: Option<&[i16]>,
-        sensitive: bool,
-    ) -> Result<Planned, wire::Error> {
+    /// How a result with this `RowDescription` is treated.
+    pub(super) fn plan(&self, description: &[u8], sensitive: bool) -> Result<Planned, wire::Error> {
         if self.masks.is_empty() {
             return Ok(Planned::Clear);
         }
         let mut fields = Vec::new();
-        for (i, field) in wire::fields(description)?.enumerate() {
+        for field in wire::fields(description)? {
             let field = field?;
             fields.push(mask::Field {
                 table_oid: field.table_oid,
                 attnum: field.attnum,
                 type_oid: field.type_oid,
                 typmod: field.typmod,
-                format: match formats {
-                    None => field.format,
-                    Some([]) => 0,
-                    Some([one]) => *one,
-                    // The server refuses a Bind with another number of formats.
-                    Some(each) => each.get(i).copied().unwrap_or(-1),
-                },
+                format: field.format,
             });
         }
         let planned = mask::RowPlan::build(&self.masks, &fields, sensitive);
@@ -292,8 +288,8 @@ impl Judging {
     fn made(&self, judged: &Judged) -> Made {
         Made {
             policy: self.policy.generation,
-            masked: judged.sensitive,
-            limits: judged.limits,
+            masked: judged.ruling.sensitive,
+            limits: judged.ruling.limits,
         }
     }
 
@@ -307,7 +303,7 @@ impl Judging {
 
     /// A text goes upstream: from here on names may mean something else.
     pub(super) fn forwarded(&mut self, judged: &Judged) {
-        let effects = judged.side_effects;
+        let effects = judged.ruling.side_effects;
         if effects.statements {
             self.stored.prepared(self.made(judged));
         }

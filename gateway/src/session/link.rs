@@ -128,6 +128,8 @@ pub(super) struct Link<C, U> {
     pub(super) tally: Arc<Tally>,
     /// Statements so far.
     pub(super) statements: Cell<u64>,
+    /// Shapes in the journal so far.
+    pub(super) shapes: Cell<u32>,
 }
 
 impl<C, U> Link<C, U>
@@ -139,6 +141,13 @@ where
     pub(super) fn next_statement(&self) -> u64 {
         let next = self.statements.get() + 1;
         self.statements.set(next);
+        next
+    }
+
+    /// The number of the session's next shape.
+    pub(super) fn next_shape(&self) -> u32 {
+        let next = self.shapes.get().wrapping_add(1).max(1);
+        self.shapes.set(next);
         next
     }
 

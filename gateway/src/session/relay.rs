@@ -62,6 +62,7 @@ where
         results: parts.results,
         tally: parts.tally,
         statements: Cell::new(0),
+        shapes: Cell::new(0),
         status: Cell::new(TxStatus::Idle),
         copying_in: Cell::new(None),
         syncs_behind_copy: Cell::new(0),

@@ -257,7 +257,7 @@ where
             self.link.append(&Entry::Policy { at: now(), sha256 });
         }
         let old = Rc::clone(&prepared.judged.borrow());
-        if old.generation == judging.generation() {
+        if old.ruling.generation == judging.generation() {
             return old;
         }
         let judged = judging.judge_again(&old);
@@ -270,11 +270,11 @@ where
             .map_err(Error::Client)?
             .text;
         let judged = self.judge(text);
-        if let Some(deny) = &judged.denied {
+        if let Some(deny) = &judged.ruling.denied {
             self.deny_query(seen, &judged, deny);
             return Ok(());
         }
-        if judged.sensitive && !judged.probed.get() {
+        if judged.ruling.sensitive && !judged.probed.get() {
             match self.look_ahead(seen, &judged).await? {
                 Looked::Plain => judged.probed.set(true),
                 Looked::Refused(deny) => {
@@ -285,9 +285,10 @@ where
             }
         }
         let runs = judged
+            .ruling
             .verdicts
             .iter()
-            .zip(&judged.analysis.statements)
+            .zip(&judged.ruling.analysis.statements)
             .map(|(verdict, statement)| {
                 let span = statement.span.clone();
                 let id = self.record_allowed(&judged, verdict, span, (Via::Simple, None));
@@ -341,7 +342,12 @@ where
 
     /// Asks the server how a simple query's sensitive statements would answer, before they run.
     async fn look_ahead(&mut self, seen: &Seen<'_>, judged: &Judged) -> Result<Looked, Error> {
-        for (verdict, statement) in judged.verdicts.iter().zip(&judged.analysis.statements) {
+        for (verdict, statement) in judged
+            .ruling
+            .verdicts
+            .iter()
+            .zip(&judged.ruling.analysis.statements)
+        {
             if !verdict.sensitive || !statement.shape.returns_rows {
                 continue;
             }
@@ -393,7 +399,7 @@ where
             .link
             .judging
             .borrow()
-            .plan(body, None, true)
+            .plan(body, true)
             .map_err(Error::Upstream)?
         {
             Planned::Refuse(refusal) => {
@@ -540,7 +546,11 @@ where
                 message: &deny.message,
             },
             rules: deny.rule.as_slice(),
-            effects: judged.verdicts.iter().fold(0, |bits, v| bits | v.effects),
+            effects: judged
+                .ruling
+                .verdicts
+                .iter()
+                .fold(0, |bits, v| bits | v.effects),
         });
         self.link.tally.denied();
     }

@@ -6,6 +6,7 @@
 
 mod settle;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -15,7 +16,7 @@ use super::buffer::{ReadBuffer, Splice};
 use super::link::{End, Error, Link, Results};
 use super::queue::{AskedBy, Owed};
 use super::rows::{self, Passed};
-use super::statement::{Columns, Portal, Run, SideEffects};
+use super::statement::{Columns, Portal, Run, Shape, SideEffects, Treatment};
 use crate::record::{Entry, RowsDigest, Status};
 use crate::wire::{self, ErrorFields, HEADER, Reply, Side, TxStatus};
 use settle::{
@@ -283,7 +284,7 @@ where
             .ok_or(Error::UpstreamSequence("a row description of nothing"))?;
         let judging = self.link.judging.borrow();
         run.treatment = judging
-            .plan(body, None, run.sensitive)
+            .plan(body, run.sensitive)
             .map_err(Error::Upstream)?
             .into();
         if self.link.results == Results::Full {
@@ -291,6 +292,7 @@ where
             let statement = run.statement;
             self.link.append(&Entry::Columns {
                 statement,
+                number: 0,
                 fields: body,
                 masked: &masked,
             });
@@ -319,16 +321,37 @@ where
             *prepared.columns.borrow_mut() = columns.clone();
         }
         if let (Some(portal), Columns::Rows(body)) = (portal, columns) {
-            // Whatever the statement was taken for: a masked column is masked.
-            let mut run = portal.run.borrow_mut();
-            let judging = self.link.judging.borrow();
-            run.treatment = judging
-                .plan(body, None, run.sensitive)
-                .map_err(Error::Upstream)?
-                .into();
+            self.shape_portal(portal, body)?;
         }
         queue.settle();
         Ok(Some(asked_by))
+    }
+
+    /// Whatever a portal's statement was taken for: a masked column is masked.
+    fn shape_portal(&self, portal: &Portal, fields: &[u8]) -> Result<(), Error> {
+        let mut shape = portal.shape.borrow_mut();
+        if shape.as_ref().is_some_and(|s| *s.fields == *fields) {
+            return Ok(());
+        }
+        let mut run = portal.run.borrow_mut();
+        let judging = self.link.judging.borrow();
+        let planned = judging
+            .plan(fields, run.sensitive)
+            .map_err(Error::Upstream)?;
+        run.treatment = planned.into();
+        let described = Rc::new(Shape {
+            generation: portal.generation.get(),
+            formats: portal.formats.clone(),
+            fields: fields.into(),
+            treatment: run.treatment.clone(),
+            number: Cell::new(0),
+        });
+        // One that has to be blanked is planned anew, and then refused, at each Bind.
+        if !matches!(run.treatment, Treatment::Blank) {
+            *portal.prepared.shape.borrow_mut() = Some(Rc::clone(&described));
+        }
+        *shape = Some(described);
+        Ok(())
     }
 
     fn no_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
@@ -346,7 +369,7 @@ where
         if wire::row_run(&source[at..], 1).1 == 0 {
             return Ok(None);
         }
-        self.record_columns_of_portal()?;
+        let columns = self.record_columns_of_portal()?;
         let before = self.splice.position();
         let passed = {
             let mut queue = self.link.queue.borrow_mut();
@@ -360,7 +383,7 @@ where
             over_limit,
         } = passed;
         if sent {
-            self.record_rows(source, before);
+            self.record_rows(source, before, columns);
         }
         if over_limit {
             self.exceeded(source);
@@ -368,33 +391,33 @@ where
         Ok((used > 0 || over_limit).then_some(used))
     }
 
-    /// Rows of a portal have no description of their own in front of them.
-    fn record_columns_of_portal(&mut self) -> Result<(), Error> {
+    /// Rows of a portal have no description of their own in front of them: theirs is recorded once
+    /// for all portals of that shape. Returns its number.
+    fn record_columns_of_portal(&mut self) -> Result<u32, Error> {
         if self.link.results != Results::Full {
-            return Ok(());
+            return Ok(0);
         }
-        let portal = match self.link.queue.borrow_mut().front() {
-            Some(Owed::Execute(portal)) if portal.run.borrow().rows == 0 => Rc::clone(portal),
-            _ => return Ok(()),
+        let mut queue = self.link.queue.borrow_mut();
+        let Some(Owed::Execute(portal)) = queue.front() else {
+            return Ok(0);
         };
-        let columns = portal.prepared.columns.borrow().clone();
-        if let Columns::Rows(body) = columns {
-            let body = rows::with_formats(&body, &portal.formats).map_err(Error::Upstream)?;
-            let (statement, masked) = {
-                let run = portal.run.borrow();
-                (run.statement, masked_columns(&run.treatment))
-            };
+        let Some(shape) = portal.shape_by_now().map_err(Error::Upstream)? else {
+            return Ok(0);
+        };
+        if shape.number.get() == 0 {
+            shape.number.set(self.link.next_shape());
             self.link.append(&Entry::Columns {
-                statement,
-                fields: &body,
-                masked: &masked,
+                statement: portal.run.borrow().statement,
+                number: shape.number.get(),
+                fields: &shape.fields,
+                masked: &masked_columns(&shape.treatment),
             });
         }
-        Ok(())
+        Ok(shape.number.get())
     }
 
     /// Records the rows that were put into the splice since `before`.
-    fn record_rows(&mut self, source: &[u8], before: usize) {
+    fn record_rows(&mut self, source: &[u8], before: usize, columns: u32) {
         let frames = self.splice.since(source, before);
         let mut queue = self.link.queue.borrow_mut();
         let statement = with_run(&mut queue, |run| {
@@ -407,7 +430,11 @@ where
         });
         drop(queue);
         if let (Some(statement), Results::Full) = (statement, self.link.results) {
-            self.link.append(&Entry::Rows { statement, frames });
+            self.link.append(&Entry::Rows {
+                statement,
+                columns,
+                frames,
+            });
         }
     }
 

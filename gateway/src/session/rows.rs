@@ -132,17 +132,18 @@ fn blank(body: &[u8], out: &mut Vec<u8>) -> Result<u32, wire::Error> {
     Ok(u32::try_from(columns).unwrap_or(u32::MAX))
 }
 
-/// A `RowDescription`'s body with the formats that a Bind asked for: none (as it is), one for all,
+/// A `RowDescription`'s body with the formats that a Bind asked for: none (all text), one for all,
 /// or one a column.
-pub(super) fn with_formats(body: &[u8], formats: &[i16]) -> Result<Vec<u8>, wire::Error> {
-    let mut out = body.to_vec();
+pub(super) fn with_formats(body: &[u8], formats: &[i16]) -> Result<Box<[u8]>, wire::Error> {
+    let mut out: Box<[u8]> = body.into();
     let mut end = 2;
     for (i, field) in wire::fields(body)?.enumerate() {
         end += field?.name.len() + 1 + 18;
         let format = match formats {
-            [] => continue,
+            [] => 0,
             [one] => *one,
-            each => each.get(i).copied().unwrap_or(0),
+            // The server refuses a Bind with another number of formats.
+            each => each.get(i).copied().unwrap_or(-1),
         };
         out[end - 2..end].copy_from_slice(&format.to_be_bytes());
     }

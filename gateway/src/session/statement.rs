@@ -4,11 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::rows;
 use super::stored::ByName;
 use crate::mask::{Planned, RowPlan};
 use crate::policy::{Deny, Limits};
 use crate::record::RowsDigest;
 use crate::sql::Analysis;
+use crate::wire;
 
 /// Under which policy and catalog something was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,14 @@ pub(super) struct Judged {
     pub(super) text: Rc<str>,
     /// The text's number in the journal.
     pub(super) text_id: u32,
+    pub(super) ruling: Rc<Ruling>,
+    /// Whether a look at its result's columns, before it ran, found nothing to refuse.
+    pub(super) probed: Cell<bool>,
+}
+
+/// What becomes of a text, and of all that are analysed alike.
+#[derive(Debug)]
+pub(super) struct Ruling {
     pub(super) analysis: Rc<Analysis>,
     /// One for each statement of the analysis.
     pub(super) verdicts: Vec<Verdict>,
@@ -35,12 +45,21 @@ pub(super) struct Judged {
     pub(super) denied: Option<Rc<Deny>>,
     /// Whether any statement reads masked columns, so that its result must be known beforehand.
     pub(super) sensitive: bool,
-    /// Whether a look at its result's columns, before it ran, found nothing to refuse.
-    pub(super) probed: Cell<bool>,
     /// The strictest limits of any of its statements.
     pub(super) limits: Limits,
     /// What the statements do to names, settings and the catalog.
     pub(super) side_effects: SideEffects,
+}
+
+impl Judged {
+    pub(super) fn new(text: Rc<str>, text_id: u32, ruling: Rc<Ruling>) -> Self {
+        Self {
+            text,
+            text_id,
+            ruling,
+            probed: Cell::new(false),
+        }
+    }
 }
 
 /// One statement's verdict within its text.
@@ -99,6 +118,21 @@ pub(super) enum Columns {
 pub(super) struct Prepared {
     pub(super) judged: RefCell<Rc<Judged>>,
     pub(super) columns: RefCell<Columns>,
+    /// That of its last portal: the next one has the same as a rule.
+    pub(super) shape: RefCell<Option<Rc<Shape>>>,
+}
+
+/// The columns of portals with the same result formats, and what they call for.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) generation: Generation,
+    /// Result formats as the Bind gave them: none, one, or one a column.
+    pub(super) formats: Box<[i16]>,
+    /// The body of the RowDescription, with these formats.
+    pub(super) fields: Box<[u8]>,
+    pub(super) treatment: Treatment,
+    /// Its number in the journal; 0 as long as it isn't there.
+    pub(super) number: Cell<u32>,
 }
 
 impl Prepared {
@@ -106,7 +140,15 @@ impl Prepared {
         Rc::new(Self {
             judged: RefCell::new(judged),
             columns: RefCell::new(Columns::Unknown),
+            shape: RefCell::new(None),
         })
+    }
+
+    /// The shape that was made for these formats under this policy and catalog, if it is the last.
+    pub(super) fn shape_for(&self, generation: Generation, formats: &[i16]) -> Option<Rc<Shape>> {
+        let shape = self.shape.borrow();
+        let fits = |s: &&Rc<Shape>| s.generation == generation && *s.formats == *formats;
+        shape.as_ref().filter(fits).map(Rc::clone)
     }
 }
 
@@ -116,8 +158,28 @@ pub(super) struct Portal {
     pub(super) prepared: Rc<Prepared>,
     /// Result formats as the Bind gave them: none, one, or one a column.
     pub(super) formats: Box<[i16]>,
+    /// Not known before the statement, or the portal, was described.
+    pub(super) shape: RefCell<Option<Rc<Shape>>>,
     pub(super) run: RefCell<Run>,
     pub(super) generation: Cell<Generation>,
+}
+
+impl Portal {
+    /// Its shape. It may not have been known at the Bind, but by now: its statement was described
+    /// in between.
+    pub(super) fn shape_by_now(&self) -> Result<Option<Rc<Shape>>, wire::Error> {
+        let mut shape = self.shape.borrow_mut();
+        if let (None, Columns::Rows(body)) = (&*shape, &*self.prepared.columns.borrow()) {
+            *shape = Some(Rc::new(Shape {
+                generation: self.generation.get(),
+                formats: self.formats.clone(),
+                fields: rows::with_formats(body, &self.formats)?,
+                treatment: self.run.borrow().treatment.clone(),
+                number: Cell::new(0),
+            }));
+        }
+        Ok(shape.clone())
+    }
 }
 
 /// How a run's rows are treated.
@@ -177,7 +239,7 @@ impl Run {
             limits,
             sensitive: verdict.is_some_and(|v| v.sensitive),
             treatment: Treatment::Blank,
-            side_effects: judged.side_effects,
+            side_effects: judged.ruling.side_effects,
             rows: 0,
             bytes: 0,
             masked_cells: 0,

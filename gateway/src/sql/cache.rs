@@ -1,10 +1,10 @@
-//! Analyses of texts seen before. Clients send few distinct texts many times; an analysis depends
-//! on nothing but its text, so that one cache serves all sessions of a thread and never needs to
-//! be told that something changed.
+//! Analyses of texts seen before. Clients send few distinct texts many times, or texts that differ
+//! in numbers only (`alike`); an analysis depends on nothing but its text, so that one cache serves
+//! all sessions of a thread and never needs to be told that something changed.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
-use super::{Analysis, analyse};
+use super::{Analysis, alike, analyse};
 
 /// A bounded map from text to analysis. Two generations: when the young one is full it becomes
 /// the old one, and what was old and not asked for since is dropped. So what is in use stays, and
@@ -26,19 +26,22 @@ impl Cache {
 
     /// The analysis of a text.
     pub fn analyse(&mut self, text: &str) -> Rc<Analysis> {
-        if let Some(found) = self.young.get(text) {
+        if text.len() > Self::LONGEST {
+            return Rc::new(analyse(text));
+        }
+        let mut key = alike::representative(text);
+        if let Some(found) = self.young.get(&*key) {
             return Rc::clone(found);
         }
-        let found = match self.old.remove_entry(text) {
-            Some((text, found)) => {
-                self.keep(text, Rc::clone(&found));
-                return found;
-            }
-            None => Rc::new(analyse(text)),
-        };
-        if text.len() <= Self::LONGEST {
-            self.keep(text.into(), Rc::clone(&found));
+        if let Some((key, found)) = self.old.remove_entry(&*key) {
+            self.keep(key, Rc::clone(&found));
+            return found;
         }
+        let found = Rc::new(analyse(text));
+        if quotes_its_text(&found) {
+            key = Cow::Borrowed(text);
+        }
+        self.keep(key.into(), Rc::clone(&found));
         found
     }
 
@@ -52,6 +55,11 @@ impl Cache {
     }
 }
 
+/// Whether an analysis may hold words of its text: those of an error.
+fn quotes_its_text(analysis: &Analysis) -> bool {
+    analysis.failure.is_some() || analysis.statements.iter().any(|s| s.unknown.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +70,34 @@ mod tests {
         let first = cache.analyse("SELECT 1");
         assert!(Rc::ptr_eq(&first, &cache.analyse("SELECT 1")));
         assert!(!Rc::ptr_eq(&first, &cache.analyse("SELECT 2")));
+    }
+
+    #[test]
+    fn texts_that_differ_in_a_compared_number_are_analysed_once() {
+        let mut cache = Cache::default();
+        let first = cache.analyse("SELECT a FROM t WHERE id = 417");
+        let like = |text| (text, Rc::ptr_eq(&first, &cache.analyse(text)));
+        let asked: Vec<_> = [
+            "SELECT a FROM t WHERE id = 500",
+            "SELECT a FROM t WHERE id = 5000",
+            "SELECT b FROM t WHERE id = 417",
+        ]
+        .map(like)
+        .into();
+        assert_eq!(
+            asked.iter().map(|a| a.1).collect::<Vec<_>>(),
+            [true, false, false]
+        );
+    }
+
+    #[test]
+    fn an_error_speaks_of_its_own_text() {
+        let mut cache = Cache::default();
+        let message = |a: Rc<Analysis>| a.failure.as_ref().map(ToString::to_string);
+        let first = message(cache.analyse("SELECT a FROM t WHERE id = 417 418"));
+        let second = message(cache.analyse("SELECT a FROM t WHERE id = 500 501"));
+        assert!(first.is_some());
+        assert_ne!(first, second);
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl NodeId {
 
 /// How a statement uses columns: enough to tell, for any set of masked columns, whether one is
 /// used elsewhere than as a plain output.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ColumnUse {
     /// One per node: the column or alias, or `ANONYMOUS`.
     labels: Vec<Box<str>>,

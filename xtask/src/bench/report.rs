@@ -3,7 +3,6 @@
 use std::{fmt::Write as _, fs, process::Command};
 
 use anyhow::Result;
-use xtask::cache;
 
 use super::{
     Results,
@@ -11,14 +10,8 @@ use super::{
     workload::{ALL, MASKED, PREPARED_8, Sample, UNMASKED},
 };
 
-/// Writes the report.
-pub(crate) fn write(results: &Results) -> Result<()> {
-    let folder = cache::root().join("bench");
-    fs::create_dir_all(&folder)?;
-    Ok(fs::write(folder.join("RESULTS.md"), text(results)?)?)
-}
-
-fn text(results: &Results) -> Result<String> {
+/// The report, in Markdown.
+pub(crate) fn text(results: &Results) -> Result<String> {
     let mut out = String::from("# Bench\n\n");
     writeln!(
         out,

@@ -1,6 +1,7 @@
 //! What the records of a session refer to, and the records with it filled in.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use crate::record::cells::{
     Field, apply_formats, cell_text, data_row, fields, parameters, take_frame, value_text,
@@ -84,7 +85,7 @@ pub(crate) enum Told<'a> {
 /// One statement's result, while it lasts.
 #[derive(Debug, Default)]
 struct Running {
-    columns: Columns,
+    columns: Option<Rc<Columns>>,
     /// Formats of the result, from `Bind`.
     formats: Option<Vec<bool>>,
     /// A frame whose end is in a later record.
@@ -97,12 +98,36 @@ pub(crate) struct Story {
     pub(crate) open: Option<SessionOpen>,
     texts: HashMap<u32, Vec<u8>>,
     types: HashMap<u32, Vec<u32>>,
+    /// Columns that rows of several statements refer to, by their number.
+    shapes: HashMap<u32, Rc<Columns>>,
     running: HashMap<u64, Running>,
 }
 
 impl Story {
-    /// Takes the next record.
-    pub(crate) fn tell<'a>(&mut self, entry: Stored<'a>) -> Told<'a> {
+    /// Takes the next record. Tells first what has to be known of it.
+    pub(crate) fn tell<'a>(&mut self, entry: Stored<'a>) -> [Told<'a>; 2] {
+        let before = match &entry {
+            Stored::Rows {
+                statement, columns, ..
+            } => self.refer(*statement, *columns),
+            _ => Told::Nothing,
+        };
+        [before, self.tell_one(entry)]
+    }
+
+    /// Gives a statement the columns that its rows refer to.
+    fn refer<'a>(&mut self, statement: u64, number: u32) -> Told<'a> {
+        let running = self.running.entry(statement).or_default();
+        match self.shapes.get(&number) {
+            Some(columns) if running.columns.is_none() => {
+                running.columns = Some(Rc::clone(columns));
+                Told::Columns { statement }
+            }
+            _ => Told::Nothing,
+        }
+    }
+
+    fn tell_one<'a>(&mut self, entry: Stored<'a>) -> Told<'a> {
         match entry {
             Stored::Open(open) => {
                 self.open = Some((*open).clone());
@@ -120,6 +145,7 @@ impl Story {
             Stored::Decision(decision) => self.decided(decision),
             Stored::Columns {
                 statement,
+                number,
                 fields: body,
                 masked,
             } => {
@@ -128,10 +154,16 @@ impl Story {
                 if let Some(formats) = &running.formats {
                     apply_formats(formats, &mut fields);
                 }
-                running.columns = Columns { fields, masked };
+                let columns = Rc::new(Columns { fields, masked });
+                if number != 0 {
+                    self.shapes.insert(number, Rc::clone(&columns));
+                }
+                running.columns = Some(columns);
                 Told::Columns { statement }
             }
-            Stored::Rows { statement, frames } => self.rows(statement, frames),
+            Stored::Rows {
+                statement, frames, ..
+            } => self.rows(statement, frames),
             Stored::CopyIn { statement, frames } => {
                 let (_, data) = self.frames(statement, frames);
                 Told::CopyIn { statement, data }
@@ -148,7 +180,7 @@ impl Story {
 
     /// The columns of a statement's result; none where it has none.
     pub(crate) fn columns(&self, statement: u64) -> Option<&Columns> {
-        let columns = &self.running.get(&statement)?.columns;
+        let columns = self.running.get(&statement)?.columns.as_deref()?;
         (!columns.fields.is_empty()).then_some(columns)
     }
 
@@ -201,6 +233,7 @@ impl Story {
         let running = self.running.entry(statement).or_default();
         running.rest.extend_from_slice(frames);
         let (mut rows, mut data) = (Vec::new(), Vec::new());
+        let fields = running.columns.as_deref().map_or(&[][..], |c| &c.fields);
         let mut rest = &running.rest[..];
         while let Some(frame) = take_frame(&mut rest) {
             let row = if frame.tag == b'D' {
@@ -209,7 +242,7 @@ impl Story {
                 None
             };
             match row {
-                Some(row) => rows.push(cells(&row, &running.columns.fields)),
+                Some(row) => rows.push(cells(&row, fields)),
                 None => data.push(Cell::of(Some(frame.body), false, 0)),
             }
         }

@@ -172,15 +172,18 @@ fn busy_session(recorder: &Recorder) -> SessionId {
         decision(1, Verdict::Allow, Some(&bind)),
         Entry::Columns {
             statement: 1,
+            number: 0,
             fields: &fields,
             masked: &[1],
         },
         Entry::Rows {
             statement: 1,
+            columns: 0,
             frames: &rows[..30],
         },
         Entry::Rows {
             statement: 1,
+            columns: 0,
             frames: &rows[30..],
         },
         outcome(1, Status::Completed { tag: b"SELECT 3" }, 3),
@@ -197,6 +200,7 @@ fn busy_session(recorder: &Recorder) -> SessionId {
         },
         Entry::Rows {
             statement: 2,
+            columns: 0,
             frames: &frame(b'd', b"2\tb\n"),
         },
         outcome(

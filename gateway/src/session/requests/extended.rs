@@ -8,9 +8,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::judging::{ambiguous_name, bound_before_change, unknown_name};
 use super::super::link::Error;
 use super::super::queue::{AskedBy, Found, Owed};
-use super::super::statement::{Columns, Judged, Portal, Prepared, Run, Treatment};
+use super::super::rows;
+use super::super::statement::{Columns, Judged, Portal, Prepared, Run, Shape, Treatment};
 use super::{Half, Seen, refused_column, refused_text};
-use crate::mask::Planned;
+use crate::mask::{Planned, Refusal};
 use crate::policy::Deny;
 use crate::record::Via;
 use crate::wire::{self, TargetKind, request};
@@ -26,11 +27,16 @@ where
             return Ok(());
         }
         let judged = self.judge(parse.text);
-        if let Some(deny) = &judged.denied {
+        if let Some(deny) = &judged.ruling.denied {
             self.deny_extended(seen, &judged, deny, Via::Parse);
             return Ok(());
         }
-        for (verdict, statement) in judged.verdicts.iter().zip(&judged.analysis.statements) {
+        for (verdict, statement) in judged
+            .ruling
+            .verdicts
+            .iter()
+            .zip(&judged.ruling.analysis.statements)
+        {
             self.record_allowed(&judged, verdict, statement.span.clone(), (Via::Parse, None));
         }
         self.link.judging.borrow_mut().prepared(parse.name, &judged);
@@ -41,7 +47,7 @@ where
             asked_by: AskedBy::Client,
         });
         self.keep(seen);
-        if judged.sensitive {
+        if judged.ruling.sensitive {
             self.learn_columns(seen, parse.name, &prepared).await?;
         }
         Ok(())
@@ -81,16 +87,16 @@ where
         self.link.judging.borrow_mut().opened(bind.portal, &judged);
         // The name may have changed on what terms it runs.
         let judged = self.current(&prepared);
-        if let Some(deny) = &judged.denied {
+        if let Some(deny) = &judged.ruling.denied {
             self.deny_extended(seen, &judged, deny, Via::Execute);
             return Ok(());
         }
         let formats: Box<[i16]> = bind.formats().collect();
-        let treatment = match self
-            .treatment(seen, &bind, (&prepared, &judged), &formats)
+        let shape = match self
+            .shape(seen, &bind, (&prepared, &judged), &formats)
             .await?
         {
-            Ok(treatment) => treatment,
+            Ok(shape) => shape,
             Err(deny) => {
                 self.deny_extended(seen, &judged, &deny, Via::Execute);
                 return Ok(());
@@ -99,12 +105,13 @@ where
         if self.link.queue.borrow().is_discarding() {
             return Ok(());
         }
-        let run = self.start_portal(&judged, Some(bind.arguments), treatment);
+        let run = self.start_portal(&judged, Some(bind.arguments), shape.as_deref());
         let portal = Portal {
             prepared,
             formats,
+            shape: RefCell::new(shape),
             run: RefCell::new(run),
-            generation: Cell::new(judged.generation),
+            generation: Cell::new(judged.ruling.generation),
         };
         self.push(Owed::Bind {
             name: bind.portal.into(),
@@ -114,38 +121,60 @@ where
         Ok(())
     }
 
-    /// How the rows of a portal are treated, or why it may not run.
-    async fn treatment(
+    /// What a portal's rows will look like, as far as that is known, or why it may not run.
+    async fn shape(
         &mut self,
         seen: &Seen<'_>,
         bind: &wire::Bind<'_>,
         (prepared, judged): (&Rc<Prepared>, &Judged),
         formats: &[i16],
-    ) -> Result<Result<Treatment, Rc<Deny>>, Error> {
+    ) -> Result<Result<Option<Rc<Shape>>, Rc<Deny>>, Error> {
         let unknown = matches!(*prepared.columns.borrow(), Columns::Unknown);
-        if judged.sensitive && unknown {
+        if judged.ruling.sensitive && unknown {
             // Judged otherwise when it was prepared.
             self.learn_columns(seen, bind.statement, prepared).await?;
         }
-        let columns = prepared.columns.borrow().clone();
-        let Columns::Rows(body) = columns else {
-            // Not described: nothing in it is masked. Described as without rows: none may come.
-            return Ok(Ok(Treatment::Clear));
-        };
-        let planned = self.plan(&body, formats, judged.sensitive)?;
-        Ok(match planned {
-            Planned::Refuse(refusal) if judged.sensitive => {
-                Err(Rc::new(refused_column(&body, &refusal)))
-            }
-            planned => Ok(Treatment::from(planned)),
-        })
+        let planned = self.plan_shape(prepared, judged, formats)?;
+        Ok(
+            planned.map_err(|refusal| match &*prepared.columns.borrow() {
+                Columns::Rows(body) => Rc::new(refused_column(body, &refusal)),
+                Columns::Unknown | Columns::None => Rc::new(refused_column(&[], &refusal)),
+            }),
+        )
     }
 
-    fn plan(&self, body: &[u8], formats: &[i16], sensitive: bool) -> Result<Planned, Error> {
+    /// The shape of a statement's portals, if its columns are known; or the column because of which
+    /// a sensitive statement may not run.
+    fn plan_shape(
+        &self,
+        prepared: &Prepared,
+        judged: &Judged,
+        formats: &[i16],
+    ) -> Result<Result<Option<Rc<Shape>>, Refusal>, Error> {
+        if let Some(shape) = prepared.shape_for(judged.ruling.generation, formats) {
+            return Ok(Ok(Some(shape)));
+        }
+        let columns = prepared.columns.borrow();
+        let Columns::Rows(body) = &*columns else {
+            return Ok(Ok(None));
+        };
+        let fields = rows::with_formats(body, formats).map_err(Error::Upstream)?;
         let judging = self.link.judging.borrow();
-        judging
-            .plan(body, Some(formats), sensitive)
-            .map_err(Error::Upstream)
+        let planned = judging
+            .plan(&fields, judged.ruling.sensitive)
+            .map_err(Error::Upstream)?;
+        if let (Planned::Refuse(refusal), true) = (&planned, judged.ruling.sensitive) {
+            return Ok(Err(*refusal));
+        }
+        let shape = Rc::new(Shape {
+            generation: judged.ruling.generation,
+            formats: formats.into(),
+            fields,
+            treatment: Treatment::from(planned),
+            number: Cell::new(0),
+        });
+        *prepared.shape.borrow_mut() = Some(Rc::clone(&shape));
+        Ok(Ok(Some(shape)))
     }
 
     /// Records the run of a prepared statement and gives it its number.
@@ -153,10 +182,10 @@ where
         &mut self,
         judged: &Judged,
         arguments: Option<&[u8]>,
-        treatment: Treatment,
+        shape: Option<&Shape>,
     ) -> Run {
-        let verdict = judged.verdicts.first();
-        let id = match verdict.zip(judged.analysis.statements.first()) {
+        let verdict = judged.ruling.verdicts.first();
+        let id = match verdict.zip(judged.ruling.analysis.statements.first()) {
             Some((verdict, statement)) => self.record_allowed(
                 judged,
                 verdict,
@@ -166,7 +195,8 @@ where
             None => self.link.next_statement(),
         };
         Run {
-            treatment,
+            // Not described: nothing in it is masked. Described as without rows: none may come.
+            treatment: shape.map_or(Treatment::Clear, |s| s.treatment.clone()),
             ..Run::new(id, judged, verdict)
         }
     }
@@ -202,8 +232,8 @@ where
             return Ok(());
         };
         let judged = self.current(&portal.prepared);
-        if judged.generation != portal.generation.get() {
-            if let Some(deny) = &judged.denied {
+        if judged.ruling.generation != portal.generation.get() {
+            if let Some(deny) = &judged.ruling.denied {
                 self.deny_extended(seen, &judged, deny, Via::Execute);
                 return Ok(());
             }
@@ -222,22 +252,18 @@ where
     /// Brings a portal that was bound under an older policy or catalog under the current one.
     /// False if that can't be done without knowing its columns.
     fn rejudge_portal(&mut self, portal: &Portal, judged: &Judged) -> Result<bool, Error> {
-        let columns = portal.prepared.columns.borrow().clone();
-        let treatment = match columns {
-            Columns::Rows(body) => {
-                let planned = self.plan(&body, &portal.formats, judged.sensitive)?;
-                if judged.sensitive && matches!(planned, Planned::Refuse(_)) {
-                    return Ok(false);
-                }
-                Treatment::from(planned)
-            }
-            Columns::Unknown if judged.sensitive => return Ok(false),
-            Columns::Unknown | Columns::None => Treatment::Clear,
+        let unknown = matches!(*portal.prepared.columns.borrow(), Columns::Unknown);
+        if judged.ruling.sensitive && unknown {
+            return Ok(false);
+        }
+        let Ok(shape) = self.plan_shape(&portal.prepared, judged, &portal.formats)? else {
+            return Ok(false);
         };
         let before = portal.run.borrow().before;
-        let run = self.start_portal(judged, None, treatment);
+        let run = self.start_portal(judged, None, shape.as_deref());
         *portal.run.borrow_mut() = Run { before, ..run };
-        portal.generation.set(judged.generation);
+        *portal.shape.borrow_mut() = shape;
+        portal.generation.set(judged.ruling.generation);
         Ok(true)
     }
 
