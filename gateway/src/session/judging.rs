@@ -16,7 +16,9 @@ use super::stored::{ByName, Made, Stored};
 use crate::catalog::Catalog;
 use crate::judge::{self, View};
 use crate::mask::{self, MaskSet, Planned};
-use crate::policy::{Decision, Deny, Limits, Subject, SubjectPolicy};
+use crate::policy::{
+    Decision, Deny, EffectSet, INSUFFICIENT_PRIVILEGE, Limits, Subject, SubjectPolicy,
+};
 use crate::policy_store::Active;
 use crate::sql::{self, Analysis, CopyDirection, Effect, Statement};
 use crate::wire;
@@ -197,6 +199,8 @@ impl Judging {
                     decision: judgement.decision,
                     sensitive: judgement.sensitive,
                     effects: judgement.effects.bits(),
+                    writes: writes(judgement.effects, statement),
+                    limited: false,
                 }
             })
             .collect();
@@ -205,11 +209,13 @@ impl Judging {
             let stored = statement.shape.stored;
             let by_name = self.generation.by_name;
             by_name.apply(stored, limits, &mut verdict.decision);
+            verdict.limited = limited(&verdict.decision, statement);
         }
         let denied = verdicts.iter().find_map(|v| match &v.decision {
             Decision::Deny(deny) => Some(Rc::new(deny.clone())),
             Decision::Allow(_) => None,
         });
+        let denied = denied.or_else(|| limited_beside_write(&verdicts).map(Rc::new));
         Ruling {
             sensitive: verdicts.iter().any(|v| v.sensitive),
             analysis,
@@ -329,6 +335,42 @@ impl Judging {
     }
 }
 
+/// Whether a failed transaction would have something to take back.
+fn writes(effects: EffectSet, statement: &Statement) -> bool {
+    let harmless = [
+        Effect::Read,
+        Effect::BulkExport,
+        Effect::Transaction,
+        Effect::Session,
+    ];
+    let harmless: EffectSet = harmless.into_iter().collect();
+    statement.shape.stored == Some(sql::Stored::Execute) || effects.bits() & !harmless.bits() != 0
+}
+
+fn limited(decision: &Decision, statement: &Statement) -> bool {
+    let Decision::Allow(allow) = decision else {
+        return false;
+    };
+    let shape = &statement.shape;
+    let returns = shape.returns_rows || shape.copy == Some(CopyDirection::Out);
+    returns && (allow.limits.max_rows.is_some() || allow.limits.max_bytes.is_some())
+}
+
+/// The denial of a text that writes, and in which another statement may exceed a limit: the client
+/// would take all of it for rolled back, but the server has committed it by then.
+fn limited_beside_write(verdicts: &[Verdict]) -> Option<Deny> {
+    let together = verdicts.len() > 1
+        && verdicts.iter().any(|v| v.limited)
+        && verdicts.iter().any(|v| v.writes);
+    together.then(|| Deny {
+        rule: None,
+        message: "a statement whose result is limited can't stand in one text with one that writes"
+            .to_owned(),
+        hint: Some("send the statements one by one".to_owned()),
+        sqlstate: INSUFFICIENT_PRIVILEGE,
+    })
+}
+
 fn strictest(verdicts: &[Verdict]) -> Limits {
     let limits = verdicts.iter().filter_map(|v| match &v.decision {
         Decision::Allow(allow) => Some(allow.limits),
@@ -395,6 +437,17 @@ pub(super) fn unknown_name(what: &str) -> Deny {
         message: format!("this {what} was not made through the extended protocol of this session"),
         hint: Some("prepare it with a Parse message".to_owned()),
         sqlstate: "26000",
+    }
+}
+
+/// What fails a segment on the server whose client has been told that a limit is exceeded. Nobody
+/// gets to see it.
+pub(super) fn limit_exceeded() -> Deny {
+    Deny {
+        rule: None,
+        message: "a limit is exceeded in this transaction".to_owned(),
+        hint: None,
+        sqlstate: "54000",
     }
 }
 

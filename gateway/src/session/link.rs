@@ -1,14 +1,15 @@
 //! What the two halves of a session share: the streams, the queue, the journal, the judging.
 //!
 //! Both halves are futures of one task on one thread, so nothing here is locked against another
-//! session. A `RefCell` is never borrowed across an await.
+//! session. A `RefCell` is never borrowed across an await. Each time that the task is polled the
+//! server half goes first: the client half sees at once what has become of the queue, and needs no
+//! waking; the other way round there is [`Link::wake_server_half`].
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use tokio::sync::Notify;
 
 use super::buffer::write_all;
 use super::judging::Judging;
@@ -117,14 +118,8 @@ pub(super) struct Link<C, U> {
     pub(super) answering: Cell<bool>,
     /// The server's transaction has to be made to fail before the client is told its status.
     pub(super) fail_transaction: Cell<bool>,
-    /// The client half waits for answers.
-    pub(super) waiting: Cell<bool>,
-    /// The server answered something, or the session came to rest.
-    pub(super) answered: Notify,
-    /// The client half has something for the server half: an answer of Weir's own is queued.
-    pub(super) own_answer: Notify,
-    /// The server half has something for the client half: `fail_transaction` or `refuse_copy`.
-    pub(super) request: Notify,
+    /// The segment in which a limit was last exceeded.
+    pub(super) exceeded: Cell<Option<u64>>,
     pub(super) tally: Arc<Tally>,
     /// Statements so far.
     pub(super) statements: Cell<u64>,
@@ -177,6 +172,20 @@ where
             .map_err(Error::ClientIo)?;
         self.answering.set(false);
         Ok(())
+    }
+
+    /// Whether the server half has something for the client half to do.
+    pub(super) fn asks(&self) -> bool {
+        self.fail_transaction.get() || self.refuse_copy.get()
+    }
+
+    /// Has the server half look at the queue again.
+    pub(super) async fn wake_server_half(&self) {
+        std::future::poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Whether nothing is under way: the session can be ended without cutting anything.

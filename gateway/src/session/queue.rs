@@ -95,6 +95,8 @@ pub(super) struct Queue {
     /// Something of the extended protocol was entered since the last Sync or simple query: its
     /// effects are neither committed nor rolled back, even once all of it is answered.
     unsynced: bool,
+    /// Something in the segment writes.
+    writes: bool,
     statements: HashMap<Box<[u8]>, Rc<Prepared>>,
     portals: HashMap<Box<[u8]>, Rc<Portal>>,
 }
@@ -125,6 +127,8 @@ impl Queue {
             Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }
         );
         self.unsynced = !ends_segment && (self.unsynced || !matches!(owed, Owed::Own(_)));
+        let writes = matches!(&owed, Owed::Execute(portal) if portal.run.borrow().writes);
+        self.writes = !ends_segment && (self.writes || writes);
         self.entries.push_back(Entry {
             segment: self.segment,
             owed,
@@ -142,6 +146,28 @@ impl Queue {
     /// Whether anything of the extended protocol was entered since the last Sync.
     pub(super) fn is_unsynced(&self) -> bool {
         self.unsynced
+    }
+
+    /// The segment that requests belong to which are entered now.
+    pub(super) fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    /// The segment of what is owed next.
+    pub(super) fn front_segment(&self) -> Option<u64> {
+        self.entries.front().map(|e| e.segment)
+    }
+
+    /// Whether anything in the segment writes.
+    pub(super) fn writes(&self) -> bool {
+        self.writes
+    }
+
+    /// Whether the segment has a result that isn't whole yet, and may exceed a limit.
+    pub(super) fn owes_limited(&self) -> bool {
+        let here = self.entries.iter().rev();
+        here.take_while(|e| e.segment == self.segment)
+            .any(|e| matches!(&e.owed, Owed::Execute(portal) if portal.run.borrow().limited))
     }
 
     /// Whether a description of `prepared` is still owed.

@@ -2,10 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::judging::Judging;
 use super::link::{End, Error, Link, Results};
@@ -69,10 +70,7 @@ where
         refuse_copy: Cell::new(false),
         answering: Cell::new(false),
         fail_transaction: Cell::new(false),
-        waiting: Cell::new(false),
-        answered: Notify::new(),
-        own_answer: Notify::new(),
-        request: Notify::new(),
+        exceeded: Cell::new(None),
     };
     let end = tokio::select! {
         biased;
@@ -106,10 +104,10 @@ where
         // Whoever could drain is gone; the session ends by itself.
         std::future::pending::<()>().await;
     }
-    let rest = async {
-        while !link.at_rest() {
-            link.answered.notified().await;
-        }
-    };
+    // Whatever brings the session to rest polls this task, and the halves before this.
+    let rest = std::future::poll_fn(|_| match link.at_rest() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    });
     let _ = tokio::time::timeout(LAST_WORK, rest).await;
 }

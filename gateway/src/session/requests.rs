@@ -18,6 +18,7 @@ use std::task::{Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{ReadBuffer, Splice};
+use super::judging::limit_exceeded;
 use super::link::{End, Error, Link, Results, now};
 use super::queue::{AskedBy, Batch, Owed};
 use super::statement::{Columns, Judged, Prepared, Run, Verdict};
@@ -107,13 +108,12 @@ where
                 input.append(&mut self.ahead);
                 return Ok(more);
             }
-            let mut asked = std::pin::pin!(self.link.request.notified());
             let filled = std::future::poll_fn(|cx| {
-                let mut client = self.link.client.borrow_mut();
-                match input.poll_fill(cx, &mut *client) {
-                    Poll::Ready(read) => Poll::Ready(Some(read)),
-                    Poll::Pending => asked.as_mut().poll(cx).map(|()| None),
+                if self.link.asks() {
+                    return Poll::Ready(None);
                 }
+                let mut client = self.link.client.borrow_mut();
+                input.poll_fill(cx, &mut *client).map(Some)
             });
             if let Some(read) = filled.await {
                 // A reset is an end like any other.
@@ -188,11 +188,13 @@ where
     }
 
     async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
-        self.do_as_asked(seen.source).await?;
+        if self.link.asks() {
+            self.do_as_asked(seen.source).await?;
+        }
         // The server would discard it unread; what it doesn't get needs no judging.
         let discarded = self.link.queue.borrow().is_discarding();
         match seen.tag {
-            b'S' => self.sync(&seen),
+            b'S' => self.sync(&seen).await?,
             b'X' => {
                 self.quit(&seen).await?;
                 return Ok(ControlFlow::Break(End::ClientQuit));
@@ -226,12 +228,40 @@ where
         Ok(())
     }
 
-    fn sync(&mut self, seen: &Seen<'_>) {
+    async fn sync(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         // While COPY data is read the server ignores a Sync.
         if self.link.copying_in.get().is_none() {
+            self.before_commit(seen).await?;
             self.push(Owed::Sync(AskedBy::Client));
         }
         self.keep(seen);
+        Ok(())
+    }
+
+    /// What ends a segment commits it. Where it writes, and has a result that may exceed a limit,
+    /// that is waited for: if it does, the client takes all of the segment for rolled back, and so
+    /// the server is made to.
+    async fn before_commit(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let exceeded =
+            |link: &Link<C, U>| link.exceeded.get() == Some(link.queue.borrow().segment());
+        let waits = |link: &Link<C, U>| {
+            let queue = link.queue.borrow();
+            // A COPY into which the client won't send anything any more is ended first.
+            queue.writes() && (queue.owes_limited() || exceeded(link) && queue.owes_copy_in())
+        };
+        if waits(self.link) {
+            self.splice
+                .insert(seen.source)
+                .extend_from_slice(&request::FLUSH);
+            self.wait_while(seen, waits).await?;
+        }
+        let queue = self.link.queue.borrow();
+        let commits = queue.writes() && !queue.is_discarding();
+        drop(queue);
+        if commits && exceeded(self.link) {
+            self.refuse_extended(seen, &Rc::new(limit_exceeded()));
+        }
+        Ok(())
     }
 
     /// Judges a text and makes the journal know it.
@@ -271,14 +301,18 @@ where
             .text;
         let judged = self.judge(text);
         if let Some(deny) = &judged.ruling.denied {
-            self.deny_query(seen, &judged, deny);
+            self.deny_query(seen, &judged, deny).await;
+            return Ok(());
+        }
+        self.before_commit(seen).await?;
+        if self.link.queue.borrow().is_discarding() {
             return Ok(());
         }
         if judged.ruling.sensitive && !judged.probed.get() {
             match self.look_ahead(seen, &judged).await? {
                 Looked::Plain => judged.probed.set(true),
                 Looked::Refused(deny) => {
-                    self.deny_query(seen, &judged, &deny);
+                    self.deny_query(seen, &judged, &deny).await;
                     return Ok(());
                 }
                 Looked::Failed => return Ok(()),
@@ -302,18 +336,18 @@ where
     }
 
     /// Denies a simple query: at once where nothing is under way, else through the server.
-    fn deny_query(&mut self, seen: &Seen<'_>, judged: &Judged, deny: &Rc<Deny>) {
+    async fn deny_query(&mut self, seen: &Seen<'_>, judged: &Judged, deny: &Rc<Deny>) {
         self.record_denied(judged, deny, Via::Simple);
-        self.refuse_query(seen, deny);
+        self.refuse_query(seen, deny).await;
     }
 
-    fn refuse_query(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
+    async fn refuse_query(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
         if self.link.at_rest() && self.splice.is_empty() {
             let mut out = Vec::new();
             super::denial(deny).error(&mut out);
             Reply::ready(&mut out, TxStatus::Idle);
             self.push(Owed::Own(out));
-            self.link.own_answer.notify_one();
+            self.link.wake_server_half().await;
         } else {
             let batch = Batch {
                 runs: [].into(),
@@ -337,7 +371,7 @@ where
         let text = "(FunctionCall)";
         let judged = self.judge(text);
         self.record_denied(&judged, &deny, Via::Simple);
-        self.refuse_query(seen, &deny);
+        self.refuse_query(seen, &deny).await;
     }
 
     /// Asks the server how a simple query's sensitive statements would answer, before they run.
@@ -426,32 +460,28 @@ where
         condition: impl Fn(&Link<C, U>) -> bool,
     ) -> Result<(), Error> {
         self.send(seen.source).await?;
-        self.link.waiting.set(true);
         loop {
-            if self.link.fail_transaction.get() || self.link.refuse_copy.get() {
+            if self.link.asks() {
                 // It stands in the queue already: nothing may overtake it, and what is waited for
                 // may stand behind it.
                 self.do_as_asked(seen.source).await?;
             } else if condition(self.link) {
-                self.answered().await?;
+                self.answered(&condition).await?;
             } else {
-                break;
+                return Ok(());
             }
         }
-        self.link.waiting.set(false);
-        Ok(())
     }
 
-    /// Waits for an answer of the server's. Reads ahead meanwhile: a client that leaves must not
-    /// leave behind a statement that nothing ends.
-    async fn answered(&mut self) -> Result<(), Error> {
-        let mut answered = std::pin::pin!(self.link.answered.notified());
-        let ahead = &mut self.ahead;
+    /// Waits until the server half asks for something or `condition` has ended. Reads ahead
+    /// meanwhile: a client that leaves must not leave behind a statement that nothing ends.
+    async fn answered(&mut self, condition: &impl Fn(&Link<C, U>) -> bool) -> Result<(), Error> {
+        let (link, ahead) = (self.link, &mut self.ahead);
         std::future::poll_fn(|cx| {
-            if answered.as_mut().poll(cx).is_ready() {
+            if link.asks() || !condition(link) {
                 return Poll::Ready(Ok(()));
             }
-            let mut client = self.link.client.borrow_mut();
+            let mut client = link.client.borrow_mut();
             while ahead.bytes().len() < AHEAD {
                 match ready!(ahead.poll_fill(cx, &mut *client)) {
                     Ok(1..) => {}

@@ -9,6 +9,7 @@ mod settle;
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -101,13 +102,12 @@ where
     async fn fill(&mut self, input: &mut ReadBuffer) -> Result<usize, Error> {
         loop {
             self.give_own_answers().await?;
-            let mut own_answer = std::pin::pin!(self.link.own_answer.notified());
             let filled = std::future::poll_fn(|cx| {
-                let mut upstream = self.link.upstream.borrow_mut();
-                match input.poll_fill(cx, &mut *upstream) {
-                    std::task::Poll::Ready(read) => std::task::Poll::Ready(Some(read)),
-                    std::task::Poll::Pending => own_answer.as_mut().poll(cx).map(|()| None),
+                if matches!(self.link.queue.borrow_mut().front(), Some(Owed::Own(_))) {
+                    return Poll::Ready(None);
                 }
+                let mut upstream = self.link.upstream.borrow_mut();
+                input.poll_fill(cx, &mut *upstream).map(Some)
             });
             match filled.await {
                 // A reset is an end like any other.
@@ -129,7 +129,6 @@ where
             let recorded = self.link.commit().await?;
             self.link.answer(recorded, &own).await?;
             self.link.queue.borrow_mut().settle();
-            self.after_turn();
         }
     }
 
@@ -157,7 +156,6 @@ where
             at += frame.size;
         }
         self.send(source).await?;
-        self.after_turn();
         Ok(at)
     }
 
@@ -170,13 +168,6 @@ where
             self.splice.clear();
         }
         Ok(())
-    }
-
-    fn after_turn(&self) {
-        // Whoever waits, waits for answers or for rest.
-        if self.link.waiting.get() || self.link.at_rest() {
-            self.link.answered.notify_waiters();
-        }
     }
 
     fn wants_cancel(&mut self) -> bool {
@@ -440,10 +431,20 @@ where
 
     /// Tells the client that a limit is exceeded; what the server still sends is dropped.
     fn exceeded(&mut self, source: &[u8]) {
+        let mut queue = self.link.queue.borrow_mut();
+        self.link.exceeded.set(queue.front_segment());
+        let alone = matches!(queue.front(), Some(Owed::Query(_)));
+        let wrote = with_run(&mut queue, |run| run.writes).unwrap_or(false);
+        // By a simple query the server commits before anybody can know how much it returns.
+        let stands = alone && wrote && self.link.status.get() == TxStatus::Idle;
         Reply {
             sqlstate: "54000",
             message: "the result exceeds the row or byte limit of the policy",
-            hint: Some("narrow the statement with WHERE or LIMIT"),
+            hint: Some(if stands {
+                "what the statement wrote stands; narrow what it returns"
+            } else {
+                "narrow the statement with WHERE or LIMIT"
+            }),
         }
         .error(self.splice.insert(source));
         self.muted = true;
@@ -624,7 +625,6 @@ where
         }
         let told = !queue.is_empty();
         queue.push(Owed::FailTransaction { told });
-        self.link.request.notify_one();
         told
     }
 
@@ -656,7 +656,6 @@ where
         if self.muted {
             // The client takes the statement for failed and will send no data.
             self.link.refuse_copy.set(true);
-            self.link.request.notify_one();
         } else {
             self.link.copying_in.set(Some(statement));
         }

@@ -69,6 +69,10 @@ pub(super) struct Verdict {
     pub(super) sensitive: bool,
     /// Bit set of effects, for the record.
     pub(super) effects: u32,
+    /// It may leave something behind that a failed transaction would take back.
+    pub(super) writes: bool,
+    /// It may return more than its limits allow, which shows only when it has run.
+    pub(super) limited: bool,
 }
 
 /// What running a text does beyond its result, as far as the session has to follow it.
@@ -210,6 +214,8 @@ pub(super) struct Run {
     pub(super) statement: u64,
     pub(super) limits: Limits,
     pub(super) sensitive: bool,
+    pub(super) writes: bool,
+    pub(super) limited: bool,
     pub(super) treatment: Treatment,
     pub(super) side_effects: SideEffects,
     /// Rows, bytes and masked cells of the part that runs; a portal can run in parts.
@@ -238,6 +244,8 @@ impl Run {
             statement,
             limits,
             sensitive: verdict.is_some_and(|v| v.sensitive),
+            writes: verdict.is_some_and(|v| v.writes),
+            limited: verdict.is_some_and(|v| v.limited),
             treatment: Treatment::Blank,
             side_effects: judged.ruling.side_effects,
             rows: 0,

@@ -572,6 +572,68 @@ async fn rows_beyond_the_limit_are_withheld_and_the_transaction_fails() {
     .await;
 }
 
+#[tokio::test]
+async fn a_segment_that_exceeds_a_limit_commits_nothing() {
+    on_stage(|mut s| async move {
+        let work = [
+            parse("", "INSERT INTO orders VALUES (1)"),
+            bind("", ""),
+            execute(""),
+            parse("", "SELECT id FROM limited"),
+            bind("", ""),
+            execute(""),
+        ]
+        .concat();
+        s.client_says(&[work.clone(), sync()].concat()).await;
+        // The Sync, which commits, is held back until the limited result is whole.
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        s.nothing_reaches_the_server().await;
+        let inserted = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
+        let begun = [f(b'1', b""), f(b'2', b""), row(&["1"]), row(&["2"])].concat();
+        let rest = [row(&["3"]), complete("SELECT 3")].concat();
+        s.server_says(&[inserted.clone(), begun.clone(), rest].concat())
+            .await;
+        s.client_gets(&[inserted, begun].concat()).await;
+        s.client_is_refused("54000", "limit").await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!(tag, b'P', "a text that fails what the Sync would commit");
+        assert!(
+            body.ends_with(b"weir refused this\0\0\0"),
+            "{}",
+            show(&body)
+        );
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
+        s.client_gets(&ready(b'I')).await;
+        // The next one isn't concerned.
+        let next = [
+            parse("", "INSERT INTO orders VALUES (2)"),
+            bind("", ""),
+            execute(""),
+            sync(),
+        ]
+        .concat();
+        s.client_says(&next).await;
+        s.server_gets(&next).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limited_result_and_a_write_in_one_text_are_denied() {
+    on_stage(|mut s| async move {
+        let text = "SELECT id FROM limited; INSERT INTO orders VALUES (1)";
+        s.client_says(&query(text)).await;
+        s.client_is_refused("42501", "one text").await;
+        s.client_gets(&ready(b'I')).await;
+        let reads = query("BEGIN; SELECT id FROM limited; SELECT id FROM orders");
+        s.client_says(&reads).await;
+        s.server_gets(&reads).await;
+    })
+    .await;
+}
+
 /// A transaction that is open on both sides.
 async fn begun(s: &mut Stage) {
     s.client_says(&query("BEGIN")).await;
@@ -759,6 +821,36 @@ async fn the_columns_of_a_large_row_are_recorded_once() {
         s.server_says(&rest).await;
         s.client_gets(&[first, large, rest].concat()).await;
         assert_eq!(s.recorded().matches("Columns").count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_columns_of_a_prepared_statement_are_recorded_once_for_all_its_runs() {
+    on_stage(|mut s| async move {
+        let prepare = [parse("p", "SELECT id FROM orders"), sync()].concat();
+        s.client_says(&prepare).await;
+        s.server_gets(&prepare).await;
+        s.server_says(&[f(b'1', b""), ready(b'I')].concat()).await;
+        s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+        let run = [bind("", "p"), f(b'D', b"P\0"), execute(""), sync()].concat();
+        let answer = [
+            f(b'2', b""),
+            description(&[("id", 20002, 1)]),
+            row(&["7"]),
+            complete("SELECT 1"),
+            ready(b'I'),
+        ]
+        .concat();
+        for _ in 0..3 {
+            s.client_says(&run).await;
+            s.server_gets(&run).await;
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+        }
+        let recorded = s.recorded();
+        assert_eq!(recorded.matches("Columns {").count(), 1, "{recorded}");
+        assert_eq!(recorded.matches("columns: 1,").count(), 3, "{recorded}");
     })
     .await;
 }
@@ -1012,43 +1104,35 @@ async fn a_copy_that_fails_before_it_reads_leaves_its_sync_to_the_server() {
 async fn a_copy_behind_an_exceeded_limit_is_ended_for_the_client() {
     let limited = "SELECT id FROM limited";
     let copy = "COPY orders FROM STDIN";
-    let simple = query(&format!("{limited}; {copy}"));
-    let extended = [
+    let work = [
         parse("", limited),
         bind("", ""),
         execute(""),
         parse("", copy),
         bind("", ""),
         execute(""),
-        sync(),
     ]
     .concat();
     let rows = [row(&["1"]), row(&["2"]), row(&["3"]), complete("SELECT 3")].concat();
     let confirmed = [f(b'1', b""), f(b'2', b"")].concat();
-    let described = description(&[("id", 20003, 1)]);
-    for (start, first, between, again) in [
-        (simple, described, vec![], vec![]),
-        (extended, confirmed.clone(), confirmed, sync()),
-    ] {
-        let rows = rows.clone();
-        on_stage(|mut s| async move {
-            s.client_says(&start).await;
-            s.server_gets(&start).await;
-            let going_in = f(b'G', &[0, 0, 1, 0, 0]);
-            s.server_says(&[first.clone(), rows, between, going_in].concat())
-                .await;
-            s.client_gets(&[first, row(&["1"]), row(&["2"])].concat())
-                .await;
-            s.client_is_refused("54000", "limit").await;
-            s.server_gets(&[f(b'f', b"\0"), again].concat()).await;
-            s.server_says(&[error("57014", "COPY failed"), ready(b'I')].concat())
-                .await;
-            s.client_gets(&ready(b'I')).await;
-            s.client_says(&query("SELECT 1")).await;
-            s.server_gets(&query("SELECT 1")).await;
-        })
-        .await;
-    }
+    on_stage(|mut s| async move {
+        s.client_says(&[work.clone(), sync()].concat()).await;
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        let going_in = f(b'G', &[0, 0, 1, 0, 0]);
+        s.server_says(&[confirmed.clone(), rows, confirmed.clone(), going_in].concat())
+            .await;
+        s.client_gets(&[confirmed, row(&["1"]), row(&["2"])].concat())
+            .await;
+        s.client_is_refused("54000", "limit").await;
+        s.server_gets(&f(b'f', b"\0")).await;
+        s.server_says(&error("57014", "COPY failed")).await;
+        s.server_gets(&sync()).await;
+        s.server_says(&ready(b'I')).await;
+        s.client_gets(&ready(b'I')).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -1281,23 +1365,27 @@ async fn what_was_prepared_by_sql_does_not_run_under_another_policy() {
 
 #[tokio::test]
 async fn a_limit_holds_for_what_runs_by_its_name() {
-    for (text, tag) in [
-        ("PREPARE p AS SELECT id FROM limited; EXECUTE p", "PREPARE"),
+    for (store, tag, text) in [
         (
-            "DECLARE c CURSOR FOR SELECT id FROM limited; FETCH ALL FROM c",
+            "PREPARE p AS SELECT id FROM limited",
+            "PREPARE",
+            "EXECUTE p",
+        ),
+        (
+            "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM limited",
             "DECLARE CURSOR",
+            "FETCH ALL FROM c",
         ),
     ] {
         on_stage(|mut s| async move {
+            let stored = [complete(tag), ready(b'I')].concat();
+            s.client_says(&query(store)).await;
+            s.server_gets(&query(store)).await;
+            s.server_says(&stored).await;
+            s.client_gets(&stored).await;
             s.client_says(&query(text)).await;
             s.server_gets(&query(text)).await;
-            let rows = [
-                complete(tag),
-                description(&[("id", 20003, 1)]),
-                row(&["1"]),
-                row(&["2"]),
-            ]
-            .concat();
+            let rows = [description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat();
             let more = [row(&["3"]), complete("SELECT 3"), ready(b'I')].concat();
             s.server_says(&[rows.clone(), more].concat()).await;
             s.client_gets(&rows).await;

@@ -327,7 +327,7 @@ where
     }
 
     /// Makes the server fail at this place: a Parse that can't succeed stands in for the message.
-    fn refuse_extended(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
+    pub(super) fn refuse_extended(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
         self.push(Owed::Denied(Rc::clone(deny)));
         let text = refused_text(deny.rule.as_deref());
         // Named, so that the unnamed statement stays.
