@@ -71,6 +71,8 @@ pub struct Relation {
     pub parents: Vec<Oid>,
     /// Tables that inherit from this one or are its partitions, directly.
     pub children: Vec<Oid>,
+    /// Generated columns, each with a column that it is computed from.
+    pub generated: Vec<(AttNum, AttNum)>,
 }
 
 /// `pg_class.relkind`, of the kinds that a statement can name.

@@ -128,11 +128,7 @@ pub async fn serve(accepted: Accepted, environment: &Environment, tally: &Arc<Ta
         Ok(Err(error)) => {
             tally.refused();
             tracing::warn!(%destination, error = &error as &dyn std::error::Error, "start-up failed");
-            if let startup::Error::TlsRequired(client) = error {
-                let reason = "this datastore takes only TLS connections (sslmode=require)";
-                goodbye(*client, "28000", reason).await;
-            }
-            return;
+            return refuse_start(error).await;
         }
         Err(_) => {
             tally.refused();
@@ -156,11 +152,19 @@ pub async fn serve(accepted: Accepted, environment: &Environment, tally: &Arc<Ta
             tracing::warn!(%destination, error = &unknown as &dyn std::error::Error, "unknown agent");
             goodbye(client, "28000", "Weir knows no agent for this process").await;
         }
-        (Hello::Cancel { pid, secret }, Ok(identity)) => {
+        (
+            Hello::Cancel {
+                client,
+                pid,
+                secret,
+            },
+            Ok(identity),
+        ) => {
             environment
                 .directory
                 .request(&identity.agent.name, pid, &secret)
                 .await;
+            farewell(client, &[]).await;
         }
         (Hello::Cancel { .. }, Err(_)) => tally.refused(),
     }
@@ -402,7 +406,24 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Tells a client why its session ends, if it still listens.
-async fn goodbye(mut client: Client, sqlstate: &str, message: &str) {
+/// Tells a client whose start-up can't be served, where that can be told.
+async fn refuse_start(error: startup::Error) {
+    match error {
+        startup::Error::TlsRequired(client) => {
+            let reason = "this datastore takes only TLS connections (sslmode=require)";
+            goodbye(*client, "28000", reason).await;
+        }
+        startup::Error::Version(client, version) => {
+            let (major, minor) = (version.major, version.minor);
+            let reason =
+                format!("protocol {major}.{minor} isn't supported: Weir speaks 3.0 and 3.2");
+            goodbye(*client, "0A000", &reason).await;
+        }
+        _ => {}
+    }
+}
+
+async fn goodbye(client: Client, sqlstate: &str, message: &str) {
     let mut out = Vec::new();
     Reply {
         sqlstate,
@@ -410,8 +431,13 @@ async fn goodbye(mut client: Client, sqlstate: &str, message: &str) {
         hint: None,
     }
     .fatal(&mut out);
+    farewell(client, &out).await;
+}
+
+/// Says the last words, and that nothing follows: in TLS a close without that looks like an attack.
+async fn farewell(mut client: Client, words: &[u8]) {
     let said = async {
-        client.write_all(&out).await?;
+        client.write_all(words).await?;
         client.shutdown().await
     };
     // It may have gone already, or not be reading.

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::detect::{self, Opening};
-use crate::wire::{self, FIRST_PACKET_LIMIT, FirstPacket, Startup};
+use crate::wire::{self, FIRST_PACKET_LIMIT, FirstPacket, ProtocolVersion, Startup};
 
 /// What TLS means to a datastore's clients.
 #[derive(Debug, Clone)]
@@ -46,6 +46,8 @@ pub enum Hello {
     },
     /// A CancelRequest; nothing is ever answered to it.
     Cancel {
+        /// Whoever asks; gets no answer.
+        client: Client,
         /// The key's process id.
         pid: i32,
         /// The key's secret.
@@ -77,6 +79,9 @@ pub enum Error {
     /// The datastore wants TLS and the client didn't ask for it.
     #[error("the client did not ask for TLS, which this datastore requires")]
     TlsRequired(Box<Client>),
+    /// The client speaks another major version of the protocol.
+    #[error("the client asked for protocol {}.{}", .1.major, .1.minor)]
+    Version(Box<Client>, ProtocolVersion),
 }
 
 /// The agent's side of a session.
@@ -185,7 +190,16 @@ async fn plain(mut tcp: TcpStream, tls: &ClientTls) -> Result<Hello, Error> {
                 tcp.write_all(b"S").await?;
                 return inside_tls(accept(tcp, tls).await?).await;
             }
-            FirstPacket::Cancel { pid, secret } => return Ok(Hello::Cancel { pid, secret }),
+            FirstPacket::Cancel { pid, secret } => {
+                return Ok(Hello::Cancel {
+                    client: Client::Plain(tcp),
+                    pid,
+                    secret,
+                });
+            }
+            FirstPacket::Unsupported(version) => {
+                return Err(Error::Version(Box::new(Client::Plain(tcp)), version));
+            }
             FirstPacket::Startup(_) if tls.required => {
                 return Err(Error::TlsRequired(Box::new(Client::Plain(tcp))));
             }
@@ -225,7 +239,14 @@ async fn inside_tls(mut tls: Box<TlsStream<TcpStream>>) -> Result<Hello, Error> 
             client: Client::Tls(tls),
             startup,
         }),
-        FirstPacket::Cancel { pid, secret } => Ok(Hello::Cancel { pid, secret }),
+        FirstPacket::Cancel { pid, secret } => Ok(Hello::Cancel {
+            client: Client::Tls(tls),
+            pid,
+            secret,
+        }),
+        FirstPacket::Unsupported(version) => {
+            Err(Error::Version(Box::new(Client::Tls(tls)), version))
+        }
         FirstPacket::Ssl | FirstPacket::GssEnc => {
             Err(Error::Sequence("encryption asked for inside TLS"))
         }

@@ -15,7 +15,7 @@ mod start;
 
 pub use backend::{
     ErrorFields, Field, Fields, Reply, TxStatus, command_tag, fields, parameter_status,
-    ready_status, row_run,
+    parameter_types, ready_status, row_run,
 };
 pub use frontend::{Bind, Execute, Parse, Query, Target, TargetKind, request};
 pub use reader::Reader;

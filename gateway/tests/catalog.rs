@@ -198,6 +198,9 @@ const SCHEMA: &str = r#"
     CREATE TABLE customers_1 (ssn text, name text, id int);
     ALTER TABLE customers ATTACH PARTITION customers_1 FOR VALUES FROM (0) TO (100);
     CREATE TABLE orders (id int, customer int);
+    CREATE TABLE people (id int, ssn text, twice int GENERATED ALWAYS AS (id * 2) STORED,
+        tail text GENERATED ALWAYS AS (right(ssn, 4) || id) STORED);
+    CREATE VIEW people_view AS SELECT tail, twice FROM people;
     CREATE FUNCTION leak() RETURNS SETOF text LANGUAGE sql AS 'SELECT ssn FROM customers';
     CREATE VIEW plain AS SELECT id, ssn AS " :resorigtbl {x} \ <>", name FROM customers;
     CREATE VIEW over_plain AS SELECT " :resorigtbl {x} \ <>" AS s, id FROM plain;
@@ -276,6 +279,14 @@ fn views_are_traced_as_the_server_resolves_them() {
             .collect();
         assert_eq!(covers, expected, "{name}");
     }
+
+    let generated = masks(&catalog, "people", "ssn", Mask::Redact);
+    let people = relation(&catalog, "people");
+    let of = |name| generated.of(people.oid, people.column(name).expect("a column").attnum);
+    assert_eq!((of("tail"), of("twice")), (Cover::Opaque, Cover::Clear));
+    let view = relation(&catalog, "people_view").oid;
+    assert_eq!(generated.of(view, 1), Cover::Opaque);
+    assert_eq!(generated.of(view, 2), Cover::Clear);
 
     let base = relation(&catalog, "customers");
     let attnum = base.column("ssn").expect("a column").attnum;

@@ -28,6 +28,11 @@ pub(super) fn build(rows: SnapshotRows) -> Catalog {
     for row in rows.inherits {
         add_inheritance(&mut catalog, &row);
     }
+    for (oid, column, from) in rows.generated {
+        if let Some(&index) = catalog.by_oid.get(&oid) {
+            catalog.relations[index].generated.push((column, from));
+        }
+    }
     let mut columns_of: HashMap<Oid, Vec<(Oid, AttNum)>> = HashMap::new();
     for (view, relation, attnum) in rows.depends {
         columns_of.entry(view).or_default().push((relation, attnum));
@@ -67,6 +72,7 @@ fn add_relation(catalog: &mut Catalog, row: RelationRow) {
         functions: Vec::new(),
         parents: Vec::new(),
         children: Vec::new(),
+        generated: Vec::new(),
     });
 }
 

@@ -34,6 +34,8 @@ pub enum Facts {
     Depends,
     /// [`InheritsRow`]s.
     Inherits,
+    /// What generated columns are computed from.
+    Generated,
     /// The schemas of the search path, in order.
     SearchPath,
 }
@@ -50,7 +52,7 @@ pub const SEARCH_PATH: Query = Query {
 /// The rules of the server's own views (oids below 16384) aren't fetched: they are 3 MB of the
 /// 3 MB that `pg_rewrite` has, and show catalogs only. Toast tables, indexes and composite types
 /// are left out of the relations: a result that comes from one is unknown, and so refused.
-pub const QUERIES: [Query; 7] = [
+pub const QUERIES: [Query; 8] = [
     Query {
         facts: Facts::Relations,
         sql: "SELECT c.oid, n.nspname, c.relname, c.relkind \
@@ -91,6 +93,20 @@ pub const QUERIES: [Query; 7] = [
         facts: Facts::Inherits,
         sql: "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits",
     },
+    // Only a generated column depends on another column of its table: up to 14 by itself, later by
+    // the expression that is stored for it.
+    Query {
+        facts: Facts::Generated,
+        sql: "SELECT refobjid, objsubid, refobjsubid FROM pg_catalog.pg_depend \
+              WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+              AND refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+              AND objid = refobjid AND objsubid > 0 AND refobjsubid > 0 AND objid >= 16384 \
+              UNION SELECT e.adrelid, e.adnum, d.refobjsubid \
+              FROM pg_catalog.pg_attrdef e JOIN pg_catalog.pg_depend d ON d.objid = e.oid \
+              WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass \
+              AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+              AND d.refobjid = e.adrelid AND d.refobjsubid > 0 AND d.refobjsubid <> e.adnum",
+    },
 ];
 
 /// The rows of one snapshot, in any order.
@@ -110,6 +126,8 @@ pub struct SnapshotRows {
     pub depends: Vec<(Oid, Oid, AttNum)>,
     /// Inheritance and partitions.
     pub inherits: Vec<InheritsRow>,
+    /// (relation, generated column, column that it is computed from).
+    pub generated: Vec<(Oid, AttNum, AttNum)>,
     /// The search path that sessions begin with: schemas that exist, in order.
     pub search_path: Vec<Box<str>>,
 }
@@ -261,6 +279,9 @@ impl SnapshotRows {
                 child: row.parsed()?,
                 parent: row.parsed()?,
             }),
+            Facts::Generated => self
+                .generated
+                .push((row.parsed()?, row.parsed()?, row.parsed()?)),
             Facts::SearchPath => self.search_path.push(row.text()?),
         }
         Ok(())

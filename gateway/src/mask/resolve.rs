@@ -2,7 +2,7 @@
 //!
 //! Hides how a mask spreads. A rule's own matches come first; then to the partitions and children
 //! that hold the rows of a masked table, and to the parents through which a masked child can be
-//! read; then through views, by where their columns come from. A view's column that isn't plain is
+//! read; then to columns that the server computes from masked ones; then through views, by where their columns come from. A view's column that isn't plain is
 //! [`Cover::Opaque`] as soon as anything that the view reads is masked. Guarantees that what the
 //! snapshot doesn't know is [`Cover::Unknown`], unless nothing is masked at all.
 
@@ -171,6 +171,7 @@ pub fn resolve(requests: Vec<Request>, catalog: &Catalog) -> (MaskSet, Vec<Unres
         unresolved.extend(spread.place(request));
     }
     spread.over_inheritance();
+    spread.over_generated();
     let any = !requests.is_empty();
     let mut sensitive = HashMap::new();
     if any {
@@ -265,6 +266,18 @@ impl Spread<'_> {
             for kin in kin(self.catalog, relation) {
                 if let Some(same) = kin.column(&column.name) {
                     self.cover((kin.oid, same.attnum), &mask);
+                }
+            }
+        }
+    }
+
+    /// A column that is computed from a masked one tells of it, unless it is masked itself.
+    fn over_generated(&mut self) {
+        for relation in self.catalog.relations() {
+            for &(column, from) in &relation.generated {
+                if self.covers.contains_key(&(relation.oid, from)) {
+                    let generated = (relation.oid, column);
+                    self.covers.entry(generated).or_insert(Own::Opaque);
                 }
             }
         }

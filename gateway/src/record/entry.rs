@@ -114,12 +114,13 @@ pub enum Entry<'a> {
     },
     /// Types of the parameters of a text, where they are known (`Parse`, or
     /// `ParameterDescription`). Without them binary parameters read back as hex.
-    /// Kind 3: `text, oid u32 LE*`.
+    /// Kind 3: `text, oid u32 BE*`.
     Types {
         /// Of which text.
         text: u32,
-        /// Type oids in the order of the parameters; 0: not known.
-        oids: &'a [u32],
+        /// Type oids in the order of the parameters, big-endian as the protocol has them; 0: not
+        /// known.
+        oids: &'a [[u8; 4]],
     },
     /// What was decided about a statement; before a byte of it is forwarded.
     /// Kind 4: `statement, at, text, start, end, via u8, verdict u8 [sqlstate bytes, message
@@ -234,7 +235,7 @@ impl Entry<'_> {
             }
             Entry::Types { text, oids } => {
                 put_varint(out, u64::from(*text));
-                out.extend(oids.iter().flat_map(|oid| oid.to_le_bytes()));
+                out.extend_from_slice(oids.as_flattened());
             }
             Entry::Decision { .. } => self.encode_decision(out),
             Entry::Columns {

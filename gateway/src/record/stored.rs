@@ -203,7 +203,7 @@ fn oids(bytes: &[u8]) -> Result<Vec<u32>, Malformed> {
     if !rest.is_empty() {
         return Err(Malformed);
     }
-    Ok(oids.iter().map(|oid| u32::from_le_bytes(*oid)).collect())
+    Ok(oids.iter().map(|oid| u32::from_be_bytes(*oid)).collect())
 }
 
 fn decision<'a>(c: &mut Cursor<'a>) -> Result<StoredDecision<'a>, Malformed> {

@@ -180,7 +180,7 @@ fn a_session_reads_back_as_it_was_recorded() {
     journal.append(&Entry::Text { id: 1, sql: &text });
     journal.append(&Entry::Types {
         text: 1,
-        oids: &[23, 0],
+        oids: &[[0, 0, 0, 23], [0; 4]],
     });
     journal.append(&Entry::Decision {
         statement: 1,

@@ -135,12 +135,16 @@ impl Judging {
         self.generation
     }
 
-    /// Judges a text; the flag says whether it is new to the journal.
-    pub(super) fn judge(&mut self, text: &str) -> (Rc<Judged>, bool) {
+    /// Judges a text, or looks up what it came to; the flag says whether it is new to the journal.
+    /// `analysis`, if there is one, is the text's.
+    pub(super) fn judge(&mut self, text: &str, analysis: Option<Analysis>) -> (Rc<Judged>, bool) {
         if let Some(known) = self.judged.get(text) {
             return (Rc::clone(known), false);
         }
-        let analysis = ANALYSES.with_borrow_mut(|cache| cache.analyse(text));
+        let analysis = match analysis {
+            Some(analysis) => Rc::new(analysis),
+            None => ANALYSES.with_borrow_mut(|cache| cache.analyse(text)),
+        };
         let alike =
             |r: &&Rc<Ruling>| Rc::ptr_eq(&r.analysis, &analysis) && r.generation == self.generation;
         let ruling = match self.last.as_ref().filter(alike) {

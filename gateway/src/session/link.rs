@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::buffer::write_all;
 use super::judging::Judging;
 use super::queue::Queue;
-use super::statement::Run;
+use super::statement::{Judged, Run};
 use super::tally::Tally;
 use crate::record::{self, Entry, Recorded, SessionJournal, Status};
 use crate::wire::{self, TxStatus};
@@ -149,6 +149,19 @@ where
     /// Appends one entry to the journal's buffer.
     pub(super) fn append(&self, entry: &Entry<'_>) {
         self.journal.borrow_mut().append(entry);
+    }
+
+    /// Records the types of a text's parameters, unless the journal has them.
+    pub(super) fn record_types(&self, judged: &Judged, types: &[u8]) {
+        let mut known = judged.types.borrow_mut();
+        if **known != *types {
+            *known = types.into();
+            let (oids, _) = types.as_chunks();
+            self.append(&Entry::Types {
+                text: judged.text_id,
+                oids,
+            });
+        }
     }
 
     /// Brings all that was appended into the journal.

@@ -26,11 +26,15 @@ use crate::judge;
 use crate::mask::Planned;
 use crate::policy::{Decision, Deny};
 use crate::record::{self, Entry, Via};
+use crate::sql::{self, Analysis};
 use crate::wire::{self, HEADER, Reply, Side, TxStatus, request};
 
 /// Bytes that are read while a request waits for the server; a client that leaves behind more of
 /// them is noticed once the server has answered.
 const AHEAD: usize = 64 << 10;
+
+/// Texts from this size on take milliseconds to analyse.
+const LONG_TEXT: usize = 64 << 10;
 
 /// Runs the half until the client ends the session.
 pub(super) async fn run<C, U>(link: &Link<C, U>) -> Result<End, Error>
@@ -265,12 +269,16 @@ where
     }
 
     /// Judges a text and makes the journal know it.
-    fn judge(&mut self, text: &str) -> Rc<Judged> {
+    async fn judge(&mut self, text: &str) -> Rc<Judged> {
+        let analysis = match text.len() {
+            LONG_TEXT.. => Some(analyse_apart(text).await),
+            _ => None,
+        };
         let mut judging = self.link.judging.borrow_mut();
         if let Some(sha256) = judging.follow() {
             self.link.append(&Entry::Policy { at: now(), sha256 });
         }
-        let (judged, new) = judging.judge(text);
+        let (judged, new) = judging.judge(text, analysis);
         if new {
             self.link.append(&Entry::Text {
                 id: judged.text_id,
@@ -299,7 +307,7 @@ where
         let text = wire::Query::decode(seen.body())
             .map_err(Error::Client)?
             .text;
-        let judged = self.judge(text);
+        let judged = self.judge(text).await;
         if let Some(deny) = &judged.ruling.denied {
             self.deny_query(seen, &judged, deny).await;
             return Ok(());
@@ -369,7 +377,7 @@ where
             sqlstate: "42501",
         });
         let text = "(FunctionCall)";
-        let judged = self.judge(text);
+        let judged = self.judge(text).await;
         self.record_denied(&judged, &deny, Via::Simple);
         self.refuse_query(seen, &deny).await;
     }
@@ -583,6 +591,16 @@ where
                 .fold(0, |bits, v| bits | v.effects),
         });
         self.link.tally.denied();
+    }
+}
+
+/// Analyses a text where it holds up no other session.
+async fn analyse_apart(text: &str) -> Analysis {
+    let text = text.to_owned();
+    match tokio::task::spawn_blocking(move || sql::analyse(&text)).await {
+        Ok(analysis) => analysis,
+        // It panicked, or the runtime ends: this session ends with it.
+        Err(error) => std::panic::resume_unwind(Box::new(error)),
     }
 }
 

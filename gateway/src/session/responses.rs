@@ -237,14 +237,21 @@ where
     }
 
     fn parameter_description(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        let asked_by = match self.link.queue.borrow_mut().front() {
-            Some(Owed::Describe { asked_by, .. }) => *asked_by,
-            _ => {
-                return Err(Error::UpstreamSequence(
-                    "a parameter description that was not owed",
-                ));
-            }
+        let mut queue = self.link.queue.borrow_mut();
+        let Some(Owed::Describe {
+            asked_by, prepared, ..
+        }) = queue.front()
+        else {
+            return Err(Error::UpstreamSequence(
+                "a parameter description that was not owed",
+            ));
         };
+        let types = wire::parameter_types(seen.body()).map_err(Error::Upstream)?;
+        if let Some(prepared) = prepared {
+            self.link.record_types(&prepared.judged.borrow(), types);
+        }
+        let asked_by = *asked_by;
+        drop(queue);
         if asked_by == AskedBy::Client {
             self.keep(seen);
         }

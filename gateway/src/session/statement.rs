@@ -32,6 +32,8 @@ pub(super) struct Judged {
     pub(super) ruling: Rc<Ruling>,
     /// Whether a look at its result's columns, before it ran, found nothing to refuse.
     pub(super) probed: Cell<bool>,
+    /// Types of its parameters, as far as the journal has them: oids of four bytes.
+    pub(super) types: RefCell<Box<[u8]>>,
 }
 
 /// What becomes of a text, and of all that are analysed alike.
@@ -58,6 +60,7 @@ impl Judged {
             text_id,
             ruling,
             probed: Cell::new(false),
+            types: RefCell::default(),
         }
     }
 }

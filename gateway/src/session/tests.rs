@@ -856,6 +856,52 @@ async fn the_columns_of_a_prepared_statement_are_recorded_once_for_all_its_runs(
 }
 
 #[tokio::test]
+async fn types_of_parameters_are_recorded_as_they_become_known() {
+    on_stage(|mut s| async move {
+        let text = "SELECT id FROM orders WHERE id = $1";
+        let typed = [b"\0", text.as_bytes(), b"\0\0\x01\0\0\0\x14"].concat();
+        let start = [f(b'P', &typed), f(b'D', b"S\0"), sync()].concat();
+        s.client_says(&start).await;
+        s.server_gets(&start).await;
+        let described = [
+            f(b'1', b""),
+            f(b't', &[0, 1, 0, 0, 0, 23]),
+            description(&[("id", 20002, 1)]),
+            ready(b'I'),
+        ]
+        .concat();
+        for _ in 0..2 {
+            s.server_says(&described).await;
+            s.client_gets(&described).await;
+            s.client_says(&start).await;
+            s.server_gets(&start).await;
+        }
+        let recorded = s.recorded();
+        let types: Vec<_> = recorded.matches("oids: [").collect();
+        assert_eq!(types.len(), 2, "{recorded}");
+        assert!(recorded.contains("oids: [20]") && recorded.contains("oids: [23]"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_long_text_is_judged_like_a_short_one() {
+    on_stage(|mut s| async move {
+        let padding = "1, ".repeat(40_000);
+        let allowed = query(&format!("SELECT id FROM orders WHERE id IN ({padding}1)"));
+        s.client_says(&allowed).await;
+        s.server_gets(&allowed).await;
+        let answer = [complete("SELECT 0"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&query(&format!("DROP TABLE orders /* {padding} */")))
+            .await;
+        s.client_is_refused("42501", "no-ddl").await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_while_its_request_waits_is_noticed() {
     on_stage(|mut s| async move {
         let slow = query("SELECT id FROM orders");

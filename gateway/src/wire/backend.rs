@@ -47,6 +47,18 @@ pub fn command_tag(body: &[u8]) -> Result<&[u8], Error> {
     Ok(tag)
 }
 
+/// The oids of a `ParameterDescription`, as they were sent: four bytes each.
+///
+/// # Errors
+/// Truncated, or bytes left over.
+pub fn parameter_types(body: &[u8]) -> Result<&[u8], Error> {
+    let mut r = Reader::new("ParameterDescription", body);
+    let types = r.count()?;
+    let types = r.bytes(types * 4)?;
+    r.finish()?;
+    Ok(types)
+}
+
 /// Name and value of a `ParameterStatus`.
 ///
 /// # Errors

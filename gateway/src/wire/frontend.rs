@@ -29,6 +29,8 @@ pub struct Parse<'a> {
     pub name: &'a [u8],
     /// The text: the server takes one statement at the most.
     pub text: &'a str,
+    /// Oids of the parameters' types as they were sent, four bytes each; 0 leaves it to the server.
+    pub types: &'a [u8],
 }
 
 impl<'a> Parse<'a> {
@@ -41,9 +43,9 @@ impl<'a> Parse<'a> {
         let name = r.cstr()?;
         let text = r.text()?;
         let types = r.count()?;
-        r.bytes(types * 4)?;
+        let types = r.bytes(types * 4)?;
         r.finish()?;
-        Ok(Self { name, text })
+        Ok(Self { name, text, types })
     }
 }
 
@@ -212,16 +214,19 @@ mod tests {
     }
 
     #[test]
-    fn a_parse_gives_name_and_text() {
+    fn a_parse_gives_name_text_and_types() {
         let mut out = Vec::new();
         request::parse(&mut out, b"s1", "SELECT $1");
         assert_eq!(
             Parse::decode(&out[5..]),
             Ok(Parse {
                 name: b"s1",
-                text: "SELECT $1"
+                text: "SELECT $1",
+                types: b""
             })
         );
+        let typed = Parse::decode(b"\0SELECT $1\0\0\x01\0\0\0\x17").map(|p| p.types);
+        assert_eq!(typed, Ok(&[0, 0, 0, 23][..]));
         assert_eq!(
             Parse::decode(b"s\0x\0\0\x01\0\0"),
             Err(Error::Malformed("Parse"))

@@ -47,6 +47,8 @@ pub enum FirstPacket {
     },
     /// The client wants a session.
     Startup(Startup),
+    /// The same, in a protocol of another major version than 3.
+    Unsupported(ProtocolVersion),
 }
 
 /// A StartupMessage: everything in it is a claim of the client's.
@@ -73,7 +75,7 @@ impl FirstPacket {
     /// Decodes a first packet: `packet` is what follows the length field.
     ///
     /// # Errors
-    /// Truncated, not UTF-8, or a major version other than 3.
+    /// Truncated, or not UTF-8.
     pub fn decode(packet: &[u8]) -> Result<Self, Error> {
         let mut r = Reader::new("StartupMessage", packet);
         let code = r.i32()?.cast_unsigned();
@@ -81,7 +83,7 @@ impl FirstPacket {
             SSL_REQUEST => r.finish().map(|()| Self::Ssl),
             GSSENC_REQUEST => r.finish().map(|()| Self::GssEnc),
             CANCEL_REQUEST => cancel(r),
-            _ => startup(code, r).map(Self::Startup),
+            _ => startup(code, r),
         }
     }
 }
@@ -98,14 +100,14 @@ fn cancel(mut r: Reader<'_>) -> Result<FirstPacket, Error> {
     })
 }
 
-fn startup(code: u32, mut r: Reader<'_>) -> Result<Startup, Error> {
+fn startup(code: u32, mut r: Reader<'_>) -> Result<FirstPacket, Error> {
     let [a, b, c, d] = code.to_be_bytes();
     let version = ProtocolVersion {
         major: u16::from_be_bytes([a, b]),
         minor: u16::from_be_bytes([c, d]),
     };
     if version.major != 3 {
-        return Err(Error::Malformed("StartupMessage"));
+        return Ok(FirstPacket::Unsupported(version));
     }
     let mut parameters = Vec::new();
     loop {
@@ -116,10 +118,10 @@ fn startup(code: u32, mut r: Reader<'_>) -> Result<Startup, Error> {
         parameters.push((name.to_owned(), r.text()?.to_owned()));
     }
     r.finish()?;
-    Ok(Startup {
+    Ok(FirstPacket::Startup(Startup {
         version,
         parameters,
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -157,8 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn versions_other_than_three_are_refused() {
-        assert!(FirstPacket::decode(&packet(0x0002_0000, b"\0")).is_err());
+    fn the_rest_of_another_major_version_is_not_read() {
+        let (major, minor) = (2, 1);
+        assert_eq!(
+            FirstPacket::decode(&packet(0x0002_0001, b"\xff")),
+            Ok(FirstPacket::Unsupported(ProtocolVersion { major, minor }))
+        );
     }
 
     #[test]

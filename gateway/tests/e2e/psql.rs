@@ -153,6 +153,21 @@ fn cancelling_stops_the_statement_and_only_for_its_own_agent() -> Result<()> {
 }
 
 #[test]
+fn nothing_of_an_implicit_transaction_stays_that_exceeded_a_limit() -> Result<()> {
+    let stage = Stage::new()?;
+    let file = stage.world.dir().join("over.sql");
+    let lines = "INSERT INTO scratch VALUES (1, 'a');\nSELECT * FROM pgbench_tellers;\n";
+    std::fs::write(&file, format!("\\startpipeline\n{lines}\\endpipeline\n"))?;
+    let file = file.display().to_string();
+    let args = ["-n", "-c", "1", "-t", "1", "-M", "extended", "-f", &file];
+    let seen = stage.agent.run("pgbench", &args)?;
+    assert!(seen.stderr.contains("limit"), "{seen:?}");
+    let postgres = stage.world.postgres();
+    assert_eq!(postgres.sql("SELECT count(*) FROM scratch")?, "0");
+    Ok(())
+}
+
+#[test]
 fn pgbench_runs_in_every_protocol() -> Result<()> {
     let stage = Stage::new()?;
     for protocol in ["simple", "extended", "prepared"] {

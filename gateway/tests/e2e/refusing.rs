@@ -3,7 +3,7 @@
 use anyhow::Result;
 use xtask::world::Network;
 
-use crate::support::{Stage, refusal};
+use crate::support::{Stage, client, refusal};
 
 #[test]
 fn a_refused_statement_never_reaches_the_server_and_the_session_goes_on() -> Result<()> {
@@ -163,5 +163,14 @@ fn replication_is_refused() -> Result<()> {
     ];
     let seen = stage.agent.run("psql", &args)?;
     assert!(!seen.ok() && seen.stderr.contains("FATAL"), "{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn a_client_of_another_protocol_is_told_so() -> Result<()> {
+    let stage = Stage::new()?;
+    let told = client(&stage.agent, "old_protocol.py", &[])?;
+    assert!(told.stdout.starts_with("FATAL 0A000"), "{told:?}");
+    assert!(told.stdout.contains("2.0"), "{told:?}");
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use xtask::world::Network;
 
-use crate::support::{Stage, client_in_background};
+use crate::support::{Stage, client, client_in_background};
 
 #[test]
 fn two_agents_at_once_are_each_judged_as_themselves() -> Result<()> {
@@ -44,6 +44,21 @@ fn a_client_that_does_not_read_costs_no_memory() -> Result<()> {
         grown < 16 << 20,
         "half a gigabyte waits, and Weir grew by {grown} bytes"
     );
+    Ok(())
+}
+
+#[test]
+fn binary_parameters_are_replayed_as_values() -> Result<()> {
+    let stage = Stage::new()?;
+    let ran = client(&stage.agent, "asyncpg_client.py", &[])?;
+    assert!(ran.ok(), "{ran:?}");
+    let listed = stage.weir.cli(&["sessions", "--json"])?;
+    let line = listed.stdout.lines().last().context("a session")?;
+    let session: Value = serde_json::from_str(line)?;
+    let id = session["id"].as_str().context("an id")?;
+    let replayed = stage.weir.cli(&["replay", id])?;
+    assert!(replayed.stdout.contains("$1 = 50\n"), "{replayed:?}");
+    assert!(replayed.stdout.contains("label 50"), "{replayed:?}");
     Ok(())
 }
 

@@ -167,7 +167,7 @@ fn busy_session(recorder: &Recorder) -> SessionId {
     session.append(&[
         Entry::Types {
             text: 1,
-            oids: &[23],
+            oids: &[[0, 0, 0, 23]],
         },
         decision(1, Verdict::Allow, Some(&bind)),
         Entry::Columns {

@@ -26,7 +26,7 @@ where
         if self.refuse_ambiguous(seen, &[parse.name]) {
             return Ok(());
         }
-        let judged = self.judge(parse.text);
+        let judged = self.judge(parse.text).await;
         if let Some(deny) = &judged.ruling.denied {
             self.deny_extended(seen, &judged, deny, Via::Parse);
             return Ok(());
@@ -38,6 +38,10 @@ where
             .zip(&judged.ruling.analysis.statements)
         {
             self.record_allowed(&judged, verdict, statement.span.clone(), (Via::Parse, None));
+        }
+        if judged.types.borrow().is_empty() {
+            // What it leaves to the server is told by a description, if the client asks for one.
+            self.link.record_types(&judged, parse.types);
         }
         self.link.judging.borrow_mut().prepared(parse.name, &judged);
         let prepared = Prepared::new(Rc::clone(&judged));
