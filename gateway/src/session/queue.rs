@@ -99,6 +99,8 @@ pub(super) struct Queue {
     writes: bool,
     statements: HashMap<Box<[u8]>, Rc<Prepared>>,
     portals: HashMap<Box<[u8]>, Rc<Portal>>,
+    /// The portal without a name, which nearly all are.
+    unnamed_portal: Option<Rc<Portal>>,
 }
 
 impl Queue {
@@ -205,6 +207,9 @@ impl Queue {
             Owed::Parse { name, prepared, .. } => {
                 self.statements.insert(name.clone(), Rc::clone(prepared));
             }
+            Owed::Bind { name, portal } if name.is_empty() => {
+                self.unnamed_portal = Some(Rc::clone(portal));
+            }
             Owed::Bind { name, portal } => {
                 self.portals.insert(name.clone(), Rc::clone(portal));
             }
@@ -218,6 +223,9 @@ impl Queue {
                 kind: TargetKind::Portal,
                 name,
             } => {
+                if name.is_empty() {
+                    self.unnamed_portal = None;
+                }
                 self.portals.remove(name);
             }
             _ => {}
@@ -261,7 +269,7 @@ impl Queue {
     /// A ReadyForQuery came: portals end with their transaction.
     pub(super) fn ready(&mut self, status: TxStatus) {
         if status == TxStatus::Idle {
-            self.portals.clear();
+            self.forget_portals();
         }
     }
 
@@ -272,6 +280,7 @@ impl Queue {
 
     /// Forgets all portals: SQL has changed what names mean.
     pub(super) fn forget_portals(&mut self) {
+        self.unnamed_portal = None;
         self.portals.clear();
     }
 
@@ -333,8 +342,10 @@ impl Queue {
                 _ => {}
             }
         }
-        self.portals
-            .get(name)
-            .map_or(Found::Unknown, |p| Found::Is(Rc::clone(p)))
+        let known = match name {
+            [] => self.unnamed_portal.as_ref(),
+            _ => self.portals.get(name),
+        };
+        known.map_or(Found::Unknown, |p| Found::Is(Rc::clone(p)))
     }
 }

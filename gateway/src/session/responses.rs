@@ -260,6 +260,10 @@ where
 
     fn row_description(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let body = seen.body();
+        if self.described_again(body) {
+            self.keep(seen);
+            return Ok(());
+        }
         // Checked whole before anything is made of it.
         for field in wire::fields(body).map_err(Error::Upstream)? {
             field.map_err(Error::Upstream)?;
@@ -300,6 +304,27 @@ where
         Ok(())
     }
 
+    /// Settles a Describe of the client's, if what it tells of a portal is known word for word.
+    fn described_again(&mut self, fields: &[u8]) -> bool {
+        let mut queue = self.link.queue.borrow_mut();
+        let known = match queue.front() {
+            Some(Owed::Describe {
+                portal: Some(portal),
+                asked_by: AskedBy::Client,
+                ..
+            }) => portal
+                .shape
+                .borrow()
+                .as_ref()
+                .is_some_and(|s| *s.fields == *fields),
+            _ => false,
+        };
+        if known {
+            queue.settle();
+        }
+        known
+    }
+
     /// Settles a Describe, if that is what is owed, and keeps what it told.
     fn described(&mut self, columns: &Columns) -> Result<Option<AskedBy>, Error> {
         let mut queue = self.link.queue.borrow_mut();
@@ -328,9 +353,6 @@ where
     /// Whatever a portal's statement was taken for: a masked column is masked.
     fn shape_portal(&self, portal: &Portal, fields: &[u8]) -> Result<(), Error> {
         let mut shape = portal.shape.borrow_mut();
-        if shape.as_ref().is_some_and(|s| *s.fields == *fields) {
-            return Ok(());
-        }
         let mut run = portal.run.borrow_mut();
         let judging = self.link.judging.borrow();
         let planned = judging
