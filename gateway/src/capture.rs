@@ -10,8 +10,11 @@
 //!
 //! All of the crate's `unsafe` is in this module.
 
+mod btf;
+mod endpoints;
 mod kernel;
 mod log;
+mod netlink;
 mod netns;
 mod origin;
 mod place;
@@ -20,13 +23,9 @@ mod programs;
 mod watch;
 mod worker;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-
-use aya::maps::{HashMap, MapData};
-use gateway_ebpf::Endpoint;
 
 pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
 pub use probe::{Check, Problem};
@@ -130,7 +129,7 @@ impl Error {
 /// the listeners are dropped too, agents get ECONNREFUSED.
 pub struct Capture {
     loaded: programs::Loaded,
-    endpoints: HashMap<MapData, Endpoint, u8>,
+    endpoints: endpoints::Endpoints,
     origins: Origins,
     slice: place::Slice,
     watch: Option<worker::Worker>,
@@ -149,8 +148,9 @@ impl Capture {
         let slice = place::Slice::open(settings)?;
         let lock = place::Lock::take(&settings.pin_dir)?;
         let mut loaded = programs::load(&slice, &settings.pin_dir)?;
-        let endpoints = loaded.map("ENDPOINTS")?.try_into()?;
-        let origins = Origins::new(loaded.map("ORIGINS")?, &slice)?;
+        let aliases = endpoints::Aliases::default();
+        let endpoints = endpoints::Endpoints::new(&mut loaded, aliases.clone())?;
+        let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases)?;
         let log = log::start(&mut loaded.ebpf)?;
         loaded.attach(&slice)?;
         Ok(Self {
@@ -164,23 +164,13 @@ impl Capture {
         })
     }
 
-    /// Makes exactly these the protected endpoints. Those that stay are never absent in between.
+    /// Makes exactly these the protected endpoints; for those on this host, also its other addresses
+    /// with their ports. Those that stay are never absent in between.
     ///
     /// # Errors
     /// Too many, or the kernel's refusal; what was protected before then still is.
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr]) -> Result<(), Error> {
-        let wanted: HashSet<Endpoint> = endpoints.iter().map(origin::endpoint).collect();
-        if wanted.len() > gateway_ebpf::MAX_ENDPOINTS {
-            return Err(Error::TooManyEndpoints);
-        }
-        for endpoint in &wanted {
-            self.endpoints.insert(endpoint, 1, 0)?;
-        }
-        let present: Vec<Endpoint> = self.endpoints.keys().collect::<Result<_, _>>()?;
-        for endpoint in present.iter().filter(|e| !wanted.contains(e)) {
-            self.endpoints.remove(endpoint)?;
-        }
-        Ok(())
+        self.endpoints.set(endpoints)
     }
 
     /// Starts to open a listener in each network namespace that an agent lives in.

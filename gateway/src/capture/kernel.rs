@@ -24,10 +24,16 @@ enum Command {
 /// Where on a cgroup a program goes: `enum bpf_attach_type` of `linux/bpf.h`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AttachType {
+    Egress = 1,
     SockCreate = 2,
     SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,
+    PostBind4 = 12,
+    PostBind6 = 13,
+    SendMsg4 = 14,
+    SendMsg6 = 15,
+    SetSockOpt = 22,
     GetPeerName4 = 29,
     GetPeerName6 = 30,
 }

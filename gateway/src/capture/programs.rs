@@ -12,21 +12,27 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Endpoint, LAYOUT, Socket};
+use gateway_ebpf::{Address, Endpoint, LAYOUT, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
-use super::Error;
 use super::kernel::{self, AttachType};
 use super::place::Slice;
+use super::{Error, netns};
 
 /// What `cargo xtask ebpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
 
 /// The programs on the slice, in the order in which they are attached: what redirects comes last,
 /// when all that it relies on is there.
-const PROGRAMS: [(&str, AttachType); 6] = [
+const PROGRAMS: [(&str, AttachType); 12] = [
     ("sock_create", AttachType::SockCreate),
+    ("setsockopt", AttachType::SetSockOpt),
+    ("post_bind4", AttachType::PostBind4),
+    ("post_bind6", AttachType::PostBind6),
+    ("egress", AttachType::Egress),
+    ("sendmsg4", AttachType::SendMsg4),
+    ("sendmsg6", AttachType::SendMsg6),
     ("tcp_connect", AttachType::SockOps),
     ("getpeername4", AttachType::GetPeerName4),
     ("getpeername6", AttachType::GetPeerName6),
@@ -38,8 +44,10 @@ const PROGRAMS: [(&str, AttachType); 6] = [
 const EXEC: &str = "sched_process_exec";
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 3] = [
+const PINNED_MAPS: [(&str, usize, usize); 5] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
+    ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
+    ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
     ("LISTENERS", size_of::<u64>(), size_of::<u32>()),
     ("SOCKETS", size_of::<i32>(), size_of::<Socket>()),
 ];
@@ -72,8 +80,10 @@ pub(super) fn try_out(id: u64, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
 
 fn load_object(slice: u64, pins: Option<&Path>) -> Result<Ebpf, Error> {
     let level = log_level();
+    let host = netns::own_cookie().map_err(Error::io("this network namespace has no cookie"))?;
     let mut loader = EbpfLoader::new();
     loader.override_global("SLICE", &slice, true);
+    loader.override_global("HOST", &host, true);
     loader.override_global(aya_log::LEVEL, &level, true);
     for (pins, (name, ..)) in pins
         .iter()
@@ -137,7 +147,9 @@ impl Loaded {
 
 fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     let result = match ebpf.program_mut(name) {
+        Some(Program::CgroupSkb(program)) => program.load(),
         Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::CgroupSockopt(program)) => program.load(),
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::SockOps(program)) => program.load(),
         Some(Program::RawTracePoint(program)) => program.load(),

@@ -1,7 +1,10 @@
 //! The kernel side against a real kernel: own cgroups, own network namespaces, python as the agent.
 //! Needs root; nothing here leaves the machine.
 
+mod local;
+mod setup;
 mod stage;
+mod wire;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -23,10 +26,14 @@ import socket, sys, errno
 kind = {'tcp': (socket.SOCK_STREAM, 0), 'udp': (socket.SOCK_DGRAM, 0), 'mptcp': (socket.SOCK_STREAM, 262)}
 try:
     s = socket.socket(getattr(socket, sys.argv[1]), *kind[sys.argv[4]])
+    s.settimeout(2)
     if len(sys.argv) > 5:
         s.bind((sys.argv[5], 0))
-    s.connect((sys.argv[2], int(sys.argv[3])))
+    # With the scope that a link-local address has.
+    s.connect(socket.getaddrinfo(sys.argv[2], int(sys.argv[3]), s.family)[0][4])
     print(s.recv(100).decode().strip() or 'closed')
+except TimeoutError:
+    print('ETIMEDOUT')
 except OSError as e:
     print(errno.errorcode[e.errno])
 "#;
@@ -288,7 +295,7 @@ fn pins_of_another_version_are_refused() {
         Err(Error::ForeignPins { .. })
     ));
     fs::remove_dir(stage.pins.join("layout-0")).unwrap();
-    fs::remove_file(stage.pins.join("layout-1/ENDPOINTS")).unwrap();
+    fs::remove_file(stage.pins.join("layout-2/ENDPOINTS")).unwrap();
     assert!(matches!(
         Capture::start(&stage.settings()),
         Err(Error::ForeignPins { .. })

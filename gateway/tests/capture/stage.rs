@@ -9,9 +9,10 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -107,20 +108,17 @@ impl Stage {
 
     /// A server outside of the slice, in the stage's namespace.
     pub(crate) fn server(&self, script: &str, address: &str, port: &str) -> Server {
-        let mut agent = self.outsider(script, &[address, port]);
-        let mut line = String::new();
-        BufReader::new(agent.child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let port = line
-            .trim()
-            .strip_prefix("ready ")
-            .expect("the server starts")
-            .to_owned();
-        Server {
-            port,
-            _agent: agent,
-        }
+        Server::of(self.outsider(script, &[address, port]))
+    }
+
+    /// A server outside of the slice, in the namespace of the daemon.
+    pub(crate) fn server_on_host(&self, script: &str, address: &str, port: &str) -> Server {
+        Server::of(Agent::spawn(None, None, script, &[address, port]))
+    }
+
+    /// A process in the namespace of the daemon that isn't an agent.
+    pub(crate) fn outsider_on_host(&self, script: &str, arguments: &[&str]) -> Agent {
+        Agent::spawn(None, None, script, arguments)
     }
 
     /// A daemon in a process of its own, serving, with `V4` protected.
@@ -186,10 +184,22 @@ pub(crate) struct Server {
     _agent: Agent,
 }
 
+impl Server {
+    fn of(mut agent: Agent) -> Self {
+        let line = agent.line();
+        let port = line.strip_prefix("ready ").expect("the server starts");
+        Self {
+            port: port.to_owned(),
+            _agent: agent,
+        }
+    }
+}
+
 /// A process that a test started; killed when dropped.
 pub(crate) struct Agent {
     pub(crate) pid: u32,
     child: Child,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Agent {
@@ -199,7 +209,7 @@ impl Agent {
             None => String::new(),
         };
         let netns = netns.map_or(String::new(), |name| format!("ip netns exec {name} "));
-        let child = Command::new("sh")
+        let mut child = Command::new("sh")
             .args([
                 "-c",
                 &format!("{enter}exec {netns}python3 -c \"$0\" \"$@\""),
@@ -211,15 +221,27 @@ impl Agent {
             .unwrap();
         Self {
             pid: child.id(),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
             child,
         }
+    }
+
+    /// Waits until it has printed this line.
+    pub(crate) fn wait_for(&mut self, expected: &str) {
+        assert_eq!(self.line(), expected);
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
     }
 
     /// Waits for the end, and gives what was printed.
     pub(crate) fn output(mut self) -> String {
         let mut text = String::new();
-        let mut stdout = self.child.stdout.take().unwrap();
-        stdout.read_to_string(&mut text).unwrap();
+        self.stdout.read_to_string(&mut text).unwrap();
         text.trim_end().to_owned()
     }
 }
@@ -275,6 +297,7 @@ pub(crate) struct Daemon {
     capture: Capture,
     accepted: mpsc::Receiver<Accepted>,
     downs: mpsc::Receiver<NetnsId>,
+    serving: JoinHandle<()>,
 }
 
 impl Daemon {
@@ -292,12 +315,19 @@ impl Daemon {
         let origins = capture.origins();
         let (connections, accepted) = mpsc::channel();
         let (down, downs) = mpsc::channel();
-        std::thread::spawn(move || serve(watcher, &origins, &connections, &down));
+        let serving = std::thread::spawn(move || serve(watcher, &origins, &connections, &down));
         Self {
             capture,
             accepted,
             downs,
+            serving,
         }
+    }
+
+    /// Ends, with all of its listeners.
+    pub(crate) fn die(self) {
+        drop(self.capture);
+        self.serving.join().unwrap();
     }
 
     pub(crate) fn set_endpoints(&mut self, endpoints: &[&str]) {
