@@ -12,14 +12,18 @@
 
 mod btf;
 mod endpoints;
+mod hook;
 mod kernel;
 mod log;
 mod netlink;
 mod netns;
+mod optional;
 mod origin;
+mod perimeter;
 mod place;
 mod probe;
 mod programs;
+mod unix;
 mod watch;
 mod worker;
 
@@ -27,9 +31,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use hook::{Gap, Hook};
 pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
 pub use probe::{Check, Problem};
-pub use watch::{NamespaceEvent, NetnsId, Watcher};
+pub use watch::{Coverage, Coverages, NamespaceEvent, NetnsId, Watcher};
 
 /// Where the capture lives. Daemons with different slices and pin directories run side by side.
 #[derive(Clone, Debug)]
@@ -41,6 +46,8 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     /// The cgroup v2 mount; found in `/proc/mounts` if `None`.
     pub cgroup_root: Option<PathBuf>,
+    /// Hooks without which nothing shall be captured; without any other, there is a [`Gap`].
+    pub require: Vec<Hook>,
 }
 
 /// Why the kernel side could not be brought up or changed.
@@ -74,6 +81,9 @@ pub enum Error {
         /// What is wrong with them.
         what: &'static str,
     },
+    /// A hook that the settings require isn't to be had.
+    #[error("the hook {} is required, and this host lacks it: {} (it needs {})", .0.hook.name(), .0.why, .0.hook.needs())]
+    Required(Gap),
     /// A program of another tool on the slice excludes ours.
     #[error(
         "{program} can't be attached to the slice: another tool has attached one there that allows no second"
@@ -132,6 +142,7 @@ pub struct Capture {
     endpoints: endpoints::Endpoints,
     origins: Origins,
     slice: place::Slice,
+    coverage: Coverages,
     watch: Option<worker::Worker>,
     _log: worker::Worker,
     // The last to go: the threads above use the pinned maps.
@@ -152,12 +163,21 @@ impl Capture {
         let endpoints = endpoints::Endpoints::new(&mut loaded, aliases.clone())?;
         let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases)?;
         let log = log::start(&mut loaded.ebpf)?;
-        loaded.attach(&slice)?;
+        loaded.attach(&slice, &settings.require)?;
+        for gap in loaded.optional.gaps() {
+            tracing::warn!(
+                hook = gap.hook.name(),
+                why = gap.why,
+                "this host lacks a hook: {}",
+                gap.hook.consequence()
+            );
+        }
         Ok(Self {
             loaded,
             endpoints,
             origins,
             slice,
+            coverage: Coverages::default(),
             watch: None,
             _log: log,
             _lock: lock,
@@ -183,8 +203,16 @@ impl Capture {
             .map("EVENTS")
             .map_err(|_| Error::AlreadyWatched)?;
         let listeners = self.loaded.map("LISTENERS")?;
-        let (watcher, worker) =
-            watch::start(&self.slice, events.try_into()?, listeners.try_into()?)?;
+        let perimeter = match self.loaded.optional.take_perimeter() {
+            Some((program, way)) => Some(
+                perimeter::Perimeter::new(program, way, self.loaded.pins.clone()).map_err(
+                    Error::io("the perimeter of an earlier daemon can't be taken over"),
+                )?,
+            ),
+            None => None,
+        };
+        let maps = (events.try_into()?, listeners.try_into()?);
+        let (watcher, worker) = watch::start(&self.slice, maps, perimeter, &self.coverage)?;
         self.watch = Some(worker);
         Ok(watcher)
     }
@@ -193,6 +221,18 @@ impl Capture {
     #[must_use]
     pub fn origins(&self) -> Origins {
         self.origins.clone()
+    }
+
+    /// The hooks that this host lacks.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        self.loaded.optional.gaps()
+    }
+
+    /// Which devices of the agents' namespaces have the perimeter, now and later.
+    #[must_use]
+    pub fn coverages(&self) -> Coverages {
+        self.coverage.clone()
     }
 
     /// Looks at what this host has of what the capture needs. Changes nothing that stays, and works

@@ -33,10 +33,8 @@ struct Kernel {
 const NAME: u64 = 2;
 /// `sizeof(struct sockaddr_un)`.
 const MAX_ADDRESS: u64 = 110;
-/// The longest name.
-const MAX_NAME: usize = 108;
-/// The room for the last part of one.
-const PART_ROOM: u64 = 16;
+/// Room for the longest name and a zero.
+const COPY_WORDS: usize = 14;
 
 /// Where in `struct unix_sock` its address is, in `struct unix_address` the length, and the
 /// `struct sockaddr_un`; the daemon finds out.
@@ -91,116 +89,77 @@ pub(crate) fn lsm_unix_stream_connect(ctx: LsmContext) -> i32 {
     0
 }
 
-/// Whether a `sockaddr_un` in the kernel's memory has a forbidden name, or can't be read.
+/// Whether a `sockaddr_un` in the kernel's memory has a forbidden name, or can't be read. Without a
+/// loop over the name, of which the verifier would walk each turn for each place of a slash.
 #[inline(always)]
 fn is_forbidden(address: u64, length: u64) -> bool {
     if length <= NAME || length > MAX_ADDRESS {
         return true;
     }
-    let length = length - NAME;
-    let mut words = MaybeUninit::<[u64; MAX_NAME.div_ceil(8)]>::uninit();
-    clear(&mut words);
-    if !read(words.as_mut_ptr().cast(), length, address + NAME) {
+    let (name, length) = (address + NAME, length - NAME);
+    // SAFETY: the helper fails at a bad address.
+    let end = match unsafe { bpf_probe_read_kernel(name as *const u8) } {
+        // An abstract name ends where the address does.
+        Ok(0) => length,
+        Ok(_) => text_length(name, length),
+        Err(_) => return true,
+    };
+    // What lies before a shorter name is read too, and not counted.
+    // SAFETY: as above.
+    let Ok(last) = (unsafe { bpf_probe_read_kernel((name + end - WINDOW) as *const Last) }) else {
         return true;
-    }
-    // SAFETY: bytes of an array that is written, and outlives the reference.
-    let name = unsafe { &*words.as_ptr().cast::<[u8; MAX_NAME]>() };
-    let abstract_name = name[0] == 0;
-    let mut start = 0;
-    let mut end = length;
-    for place in 0..MAX_NAME {
-        let byte = name[place];
-        let place = place as u64;
-        if place >= length || (byte == 0 && !abstract_name) {
-            end = place;
-            break;
-        }
-        if byte == b'/' || (byte == 0 && place == 0) {
-            start = place + 1;
-        }
-    }
-    let length = end.wrapping_sub(start);
-    let mut part = MaybeUninit::<[u64; 2]>::uninit();
-    clear(&mut part);
-    if !read(
-        part.as_mut_ptr().cast(),
-        length.min(PART_ROOM),
-        address + NAME + start,
-    ) {
-        return true;
-    }
-    // SAFETY: it was cleared.
-    let part = unsafe { part.assume_init_ref() };
-    POSTGRES.matches(part, length)
-        || MYSQLD.matches(part, length)
-        || MYSQL.matches(part, length)
-        || MYSQLX.matches(part, length)
-        || WEIR.matches(part, length)
+    };
+    // PostgreSQL's and pgbouncer's, with a port of one to five digits.
+    last.begins(end, 10, b".s.PGSQL.")
+        || last.begins(end, 11, b".s.PGSQL.")
+        || last.begins(end, 12, b".s.PGSQL.")
+        || last.begins(end, 13, b".s.PGSQL.")
+        || last.begins(end, 14, b".s.PGSQL.")
+        // MySQL's and MariaDB's.
+        || last.begins(end, 11, b"mysqld.sock")
+        || last.begins(end, 10, b"mysql.sock")
+        || last.begins(end, 11, b"mysqlx.sock")
+        // Weir's.
+        || last.begins(end, 9, b"weir.sock")
 }
 
-/// PostgreSQL's and pgbouncer's, whatever their port.
-const POSTGRES: Pattern = Pattern::beginning(b".s.PGSQL.");
-/// MySQL's and MariaDB's.
-const MYSQLD: Pattern = Pattern::whole(b"mysqld.sock");
-const MYSQL: Pattern = Pattern::whole(b"mysql.sock");
-const MYSQLX: Pattern = Pattern::whole(b"mysqlx.sock");
-/// The daemon's own; the kernel knows its control socket by the name that it was made under.
-const WEIR: Pattern = Pattern::beginning(b"weir.");
-
-/// What the last part of a name is, or begins with: its bytes, and which bits they are.
-#[derive(Clone, Copy)]
-struct Pattern {
-    words: [u64; 2],
-    masks: [u64; 2],
-    shortest: u64,
-    longest: u64,
-}
-
-impl Pattern {
-    const fn beginning(name: &[u8]) -> Self {
-        let (mut bytes, mut mask) = ([[0; 8]; 2], [[0; 8]; 2]);
-        let mut place = 0;
-        while place < name.len() {
-            bytes[place / 8][place % 8] = name[place];
-            mask[place / 8][place % 8] = 0xff;
-            place += 1;
-        }
-        Self {
-            words: [u64::from_ne_bytes(bytes[0]), u64::from_ne_bytes(bytes[1])],
-            masks: [u64::from_ne_bytes(mask[0]), u64::from_ne_bytes(mask[1])],
-            shortest: name.len() as u64,
-            longest: MAX_ADDRESS,
-        }
-    }
-
-    const fn whole(name: &[u8]) -> Self {
-        let mut pattern = Self::beginning(name);
-        pattern.longest = pattern.shortest;
-        pattern
-    }
-
-    #[inline(always)]
-    fn matches(self, part: &[u64; 2], length: u64) -> bool {
-        length >= self.shortest
-            && length <= self.longest
-            && part[0] & self.masks[0] == self.words[0]
-            && part[1] & self.masks[1] == self.words[1]
-    }
-}
-
-/// Fills with zeros in place, without the function that the compiler calls for an array of them.
+/// The length of a text that ends with a zero, or after `length` bytes; 0 if it can't be read.
 #[inline(always)]
-fn clear<const WORDS: usize>(words: &mut MaybeUninit<[u64; WORDS]>) {
-    let first = words.as_mut_ptr().cast::<u64>();
-    for place in 0..WORDS {
+fn text_length(text: u64, length: u64) -> u64 {
+    let mut copy = MaybeUninit::<[u64; COPY_WORDS]>::uninit();
+    let first = copy.as_mut_ptr().cast::<u64>();
+    // One by one, or the compiler calls a function for it.
+    for place in 0..COPY_WORDS {
         // SAFETY: within the array.
         unsafe { first.add(place).write_volatile(0) };
     }
+    // SAFETY: `length` is at most 108, so that there is room for it and the zero; the helper fails at
+    // a bad address.
+    let copied = unsafe {
+        generated::bpf_probe_read_kernel_str(first.cast(), length as u32 + 1, text as *const c_void)
+    };
+    if copied > 0 { copied as u64 - 1 } else { 0 }
 }
 
-/// Copies bytes from the kernel's memory; false if they can't be.
-#[inline(always)]
-fn read(to: *mut u64, bytes: u64, from: u64) -> bool {
-    // SAFETY: the verifier checks that `to` has room; the helper fails at a bad address.
-    unsafe { generated::bpf_probe_read_kernel(to.cast(), bytes as u32, from as *const c_void) == 0 }
+/// How much of a name's end is looked at.
+const WINDOW: u64 = 16;
+
+/// The last bytes of a name, and what is before a shorter one.
+#[derive(Clone, Copy)]
+struct Last([u8; WINDOW as usize]);
+
+impl Last {
+    /// Whether the last part of a name that is `end` bytes long has `length` bytes, of which the first
+    /// are these.
+    #[inline(always)]
+    fn begins<const N: usize>(&self, end: u64, length: usize, expected: &[u8; N]) -> bool {
+        let from = self.0.len() - length;
+        // An abstract name has a zero before it.
+        let is_part = end == length as u64 || matches!(self.0[from - 1], b'/' | 0);
+        let mut is_same = end >= length as u64 && is_part;
+        for place in 0..N {
+            is_same &= self.0[from + place] == expected[place];
+        }
+        is_same
+    }
 }

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use aya::Pod;
@@ -79,8 +80,7 @@ impl Endpoints {
 
 /// Applies the configured endpoints again whenever the host's addresses change.
 fn follow(changes: &Netlink, table: &Mutex<Table>, stop: &Stop) {
-    use std::os::fd::AsFd as _;
-    while stop.wait(changes.as_fd(), PollTimeout::NONE) {
+    while stop.wait(&[changes.as_fd()], PollTimeout::NONE) {
         changes.drain();
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(configured) = table.configured.clone() else {

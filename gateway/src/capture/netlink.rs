@@ -92,14 +92,19 @@ impl Netlink {
         Ok(Self(fd))
     }
 
-    /// Forgets what has been told so far: whoever was woken looks at everything anyway.
-    pub(super) fn drain(&self) {
+    /// Forgets what has been told so far, and says whether it was anything: whoever was woken looks at
+    /// everything anyway.
+    pub(super) fn drain(&self) -> bool {
         let mut buffer = [0; 8192];
+        let mut any = false;
         // An overrun (ENOBUFS) means that there was more than room for it.
         while matches!(
             recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()),
             Ok(1..) | Err(Errno::ENOBUFS)
-        ) {}
+        ) {
+            any = true;
+        }
+        any
     }
 
     /// All devices of the namespace. Has the kernel number the namespaces that they lead to.

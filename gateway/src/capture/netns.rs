@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::kernel;
+use super::netlink::{Device, Netlink};
 
 /// Connections that wait for `accept`; the namespace's `somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -34,16 +35,28 @@ pub(super) struct Opened {
 }
 
 /// Listens on loopback inside a namespace, given as its open `/proc/<pid>/ns/net`.
-pub(super) fn open(namespace: File) -> io::Result<Opened> {
-    let inside = move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        listen()
-    };
-    thread::Builder::new()
-        .name("weir-netns".into())
-        .spawn(inside)?
-        .join()
-        .map_err(|_| io::Error::other("the thread inside the namespace panicked"))?
+pub(super) fn open(namespace: &File) -> io::Result<Opened> {
+    within(namespace, listen)
+}
+
+/// The devices of a namespace.
+pub(super) fn devices(namespace: &File) -> io::Result<Vec<Device>> {
+    within(namespace, || Netlink::open()?.devices())
+}
+
+/// Calls a function on a thread that is in a namespace.
+fn within<T: Send>(namespace: &File, body: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let inside = move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            body()
+        };
+        thread::Builder::new()
+            .name("weir-netns".into())
+            .spawn_scoped(scope, inside)?
+            .join()
+            .map_err(|_| io::Error::other("the thread inside the namespace panicked"))?
+    })
 }
 
 /// The cookie of this process's own namespace.
@@ -153,7 +166,7 @@ mod tests {
         let own = File::open("/proc/self/ns/net").unwrap();
         // Entering a namespace takes CAP_SYS_ADMIN, even one's own; listening doesn't.
         let opened = if nix::unistd::geteuid().is_root() {
-            open(own)
+            open(&own)
         } else {
             listen()
         }

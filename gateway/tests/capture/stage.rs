@@ -18,7 +18,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
-use weir::capture::{Capture, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings, Watcher};
+use weir::capture::{
+    Capture, Coverage, Hook, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings, Watcher,
+};
 
 /// Protected addresses that exist nowhere.
 pub(crate) const V4: &str = "10.77.0.1:5432";
@@ -33,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Stage {
     pub(crate) slice: String,
     pub(crate) pins: PathBuf,
+    pub(crate) namespace: String,
     root: PathBuf,
-    netns: String,
     scratch: tempfile::TempDir,
 }
 
@@ -47,11 +49,11 @@ impl Stage {
             slice: format!("{name}.slice"),
             pins: Path::new("/sys/fs/bpf").join(&name),
             root: cgroup_root(),
-            netns: name,
+            namespace: name,
             scratch: tempfile::tempdir().unwrap(),
         };
         fs::create_dir(stage.slice_path()).expect("these tests need root");
-        run(Command::new("ip").args(["netns", "add", &stage.netns]));
+        run(Command::new("ip").args(["netns", "add", &stage.namespace]));
         stage.ip(&["link", "set", "lo", "up"]);
         stage
     }
@@ -61,6 +63,7 @@ impl Stage {
             slice: self.slice.clone().into(),
             pin_dir: self.pins.clone(),
             cgroup_root: None,
+            require: Vec::new(),
         }
     }
 
@@ -73,9 +76,16 @@ impl Stage {
         self.scratch.path().join("flag")
     }
 
+    /// A path that nobody has used.
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
     /// `ip` inside the stage's namespace.
     pub(crate) fn ip(&self, arguments: &[&str]) {
-        run(Command::new("ip").args(["-n", &self.netns]).args(arguments));
+        run(Command::new("ip")
+            .args(["-n", &self.namespace])
+            .args(arguments));
     }
 
     /// A python program as an agent in the stage's namespace; it runs until it is dropped, or its end.
@@ -87,7 +97,7 @@ impl Stage {
     pub(crate) fn agent_in(&self, child: &str, script: &str, arguments: &[&str]) -> Agent {
         let cgroup = self.slice_path().join(child);
         fs::create_dir_all(&cgroup).unwrap();
-        Agent::spawn(Some(&cgroup), Some(&self.netns), script, arguments)
+        Agent::spawn(Some(&cgroup), Some(&self.namespace), script, arguments)
     }
 
     /// An agent in the namespace of the daemon.
@@ -97,7 +107,7 @@ impl Stage {
 
     /// A process in the stage's namespace that isn't an agent.
     pub(crate) fn outsider(&self, script: &str, arguments: &[&str]) -> Agent {
-        Agent::spawn(None, Some(&self.netns), script, arguments)
+        Agent::spawn(None, Some(&self.namespace), script, arguments)
     }
 
     /// What an agent's attempt to connect comes to.
@@ -143,7 +153,7 @@ impl Drop for Stage {
         remove_cgroup(&self.slice_path());
         let _ = fs::remove_dir_all(&self.pins);
         let _ = Command::new("ip")
-            .args(["netns", "del", &self.netns])
+            .args(["netns", "del", &self.namespace])
             .status();
     }
 }
@@ -324,6 +334,14 @@ impl Daemon {
         }
     }
 
+    pub(crate) fn lacks(&self, hook: Hook) -> bool {
+        self.capture.gaps().iter().any(|gap| gap.hook == hook)
+    }
+
+    pub(crate) fn coverage(&self, namespace: NetnsId) -> Coverage {
+        self.capture.coverages().of(namespace)
+    }
+
     /// Ends, with all of its listeners.
     pub(crate) fn die(self) {
         drop(self.capture);
@@ -420,6 +438,7 @@ pub(crate) fn serve_until_killed() {
         slice: slice.into(),
         pin_dir: pins.into(),
         cgroup_root: None,
+        require: Vec::new(),
     };
     let mut capture = Capture::start(&settings).unwrap();
     capture.set_endpoints(&[V4.parse().unwrap()]).unwrap();
