@@ -51,11 +51,6 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// More extension headers than anybody has use for.
 const MAX_HEADERS: usize = 8;
 
-const OPTION_END: u8 = 0;
-const OPTION_NOTHING: u8 = 1;
-const OPTION_LOOSE_ROUTE: u8 = 131;
-const OPTION_STRICT_ROUTE: u8 = 137;
-
 /// An IPv4 header without options, and the first bytes of what it carries.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -159,7 +154,10 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
             return true;
         };
         let length = usize::from(header[0] & 0xf) * 4;
-        if length < V4_HEADER || self.is_source_routed(length) {
+        let is_multicast = header[16] & 0xf0 == 0xe0;
+        // A source route is an option, and then the address isn't where the packet ends. Only
+        // multicast's own protocols have use for options.
+        if length < V4_HEADER || (length > V4_HEADER && !is_multicast) {
             return true;
         }
         let protocol = header[9];
@@ -175,31 +173,6 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
             return self.is_guarded(Endpoint::v4(destination, u16::from_be(port)));
         }
         self.is_guarded_address(Endpoint::v4(destination, 0))
-    }
-
-    /// Whether the options of an IPv4 header of this length name further stations, or can't be read.
-    #[inline(always)]
-    fn is_source_routed(&self, length: usize) -> bool {
-        let mut place = V4_HEADER;
-        // An option is at least one byte.
-        for _ in V4_HEADER..60 {
-            if place >= length {
-                return false;
-            }
-            let Ok(kind) = self.skb.load::<u8>(self.start + place) else {
-                return true;
-            };
-            match kind {
-                OPTION_END => return false,
-                OPTION_LOOSE_ROUTE | OPTION_STRICT_ROUTE => return true,
-                OPTION_NOTHING => place += 1,
-                _ => match self.skb.load::<u8>(self.start + place + 1) {
-                    Ok(size) if size >= 2 => place += usize::from(size),
-                    _ => return true,
-                },
-            }
-        }
-        place < length
     }
 
     #[inline(always)]

@@ -7,14 +7,15 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
@@ -28,6 +29,9 @@ pub(crate) const V6: &str = "[fd77::1]:5432";
 
 /// In the environment of a process that plays the daemon: its slice and its pins.
 pub(crate) const ROLE: &str = "WEIR_TEST_DAEMON";
+
+/// In the environment of a process that plays the first one of a new namespace: its cgroup.
+pub(crate) const NEWCOMER: &str = "WEIR_TEST_NEWCOMER";
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -129,6 +133,18 @@ impl Stage {
     /// A process in the namespace of the daemon that isn't an agent.
     pub(crate) fn outsider_on_host(&self, script: &str, arguments: &[&str]) -> Agent {
         Agent::spawn(None, None, script, arguments)
+    }
+
+    /// How long the first process of a namespace is refused, from its first moment there on.
+    pub(crate) fn wait_of_a_newcomer(&self) -> Duration {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "role_of_a_newcomer", "--nocapture"])
+            .env(NEWCOMER, self.slice_path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let micros = text.lines().find_map(|line| line.strip_prefix("served after "));
+        Duration::from_micros(micros.expect("the newcomer is served").parse().unwrap())
     }
 
     /// A daemon in a process of its own, serving, with `V4` protected.
@@ -428,6 +444,21 @@ async fn accept(
             again,
         });
     }
+}
+
+/// The life of a process that comes into being in a namespace of its own, and dials at once.
+pub(crate) fn dial_until_served() {
+    let cgroup = PathBuf::from(std::env::var_os(NEWCOMER).unwrap());
+    fs::write(cgroup.join("cgroup.procs"), "0").unwrap();
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let begin = Instant::now();
+    run(Command::new("ip").args(["link", "set", "lo", "up"]));
+    let mut greeting = [0; 4];
+    let mut serve = || TcpStream::connect(V4)?.read_exact(&mut greeting);
+    while serve().is_err() {
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    println!("\nserved after {}", begin.elapsed().as_micros());
 }
 
 /// The life of a process that plays the daemon.
