@@ -2,6 +2,7 @@
 //! Needs root; nothing here leaves the machine.
 
 mod local;
+mod lsm;
 mod perimeter;
 mod setup;
 mod stage;
@@ -380,11 +381,18 @@ print(seen, file=sys.stderr)
 fn every_probe_finds_what_it_looks_for_here() {
     let stage = Stage::new();
     let checks = Capture::probe(&stage.settings());
+    let gaps = expected_gaps()
+        .into_iter()
+        .map(|hook| format!("hook {}", hook.name()));
+    let gaps: Vec<String> = gaps.collect();
     for check in &checks {
-        // BPF LSM is a matter of how the machine was started.
-        if check.name != "hook lsm" {
-            assert!(check.outcome.is_ok(), "{}: {:?}", check.name, check.outcome);
-        }
+        assert_eq!(
+            check.outcome.is_err(),
+            gaps.contains(&check.name.to_owned()),
+            "{}: {:?}",
+            check.name,
+            check.outcome
+        );
     }
     assert_eq!(checks.len(), 9);
 }
@@ -393,10 +401,8 @@ fn every_probe_finds_what_it_looks_for_here() {
 fn a_gap_is_reported_and_one_that_is_required_closed_stops_the_start() {
     let stage = Stage::new();
     let capture = Capture::start(&stage.settings()).unwrap();
-    let on = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let lacks_lsm = !on.trim().split(',').any(|module| module == "bpf");
     let gaps: Vec<Hook> = capture.gaps().iter().map(|gap| gap.hook).collect();
-    assert_eq!(gaps, if lacks_lsm { vec![Hook::Lsm] } else { vec![] });
+    assert_eq!(gaps, expected_gaps());
     drop(capture);
 
     let other = Stage::new();
@@ -409,15 +415,18 @@ fn a_gap_is_reported_and_one_that_is_required_closed_stops_the_start() {
         checks.pop().unwrap().outcome
     };
     match Capture::start(&settings) {
-        Ok(_) => assert!(!lacks_lsm && check(&settings).is_ok()),
+        Ok(_) => assert!(gaps.is_empty() && check(&settings).is_ok()),
         Err(error) => {
-            assert!(matches!(&error, Error::Required(gap) if gap.hook == Hook::Lsm && lacks_lsm));
             assert!(
-                error.to_string().starts_with("the hook lsm is required"),
+                matches!(&error, Error::Required(gap) if gap.hook == gaps[0]),
                 "{error}"
             );
-            assert!(check(&settings).is_err_and(|problem| problem.fatal));
-            assert!(check(&stage.settings()).is_err_and(|problem| !problem.fatal));
+            let name = gaps[0].name();
+            let text = format!("the hook {name} is required, and this host lacks it: ");
+            assert!(error.to_string().starts_with(&text), "{error}");
+            let lacks_lsm = gaps.contains(&Hook::Lsm);
+            assert_eq!(check(&settings).is_err_and(|p| p.fatal), lacks_lsm);
+            assert_eq!(check(&stage.settings()).is_err_and(|p| !p.fatal), lacks_lsm);
             // Nothing was begun.
             let pins = settings.pin_dir.join("layout-2");
             let links = fs::read_dir(pins).unwrap().flatten();
@@ -435,7 +444,10 @@ fn a_new_namespace_has_its_listener_within_20_ms_of_its_first_process() {
     waits.sort();
     println!("until a first connect: {waits:?}");
     // The slowest would tell of this machine's other work.
-    assert!(waits[waits.len() / 2] < Duration::from_millis(20), "{waits:?}");
+    assert!(
+        waits[waits.len() / 2] < Duration::from_millis(20),
+        "{waits:?}"
+    );
 }
 
 /// Not a test by itself: a first process of a new namespace, see above.
@@ -452,6 +464,25 @@ fn role_of_a_daemon() {
     if std::env::var_os(ROLE).is_some() {
         stage::serve_until_killed();
     }
+}
+
+/// The hooks that this machine can't have, by what it says of itself.
+fn expected_gaps() -> Vec<Hook> {
+    let names = nix::sys::utsname::uname().unwrap();
+    let release = names.release().to_str().unwrap().to_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let mut gaps = Vec::new();
+    if version < (6, 7) {
+        gaps.push(Hook::ConnectUnix);
+    }
+    if !modules.trim().split(',').any(|module| module == "bpf") {
+        gaps.push(Hook::Lsm);
+    }
+    gaps
 }
 
 fn wait_until(mut holds: impl FnMut() -> bool) {

@@ -65,7 +65,9 @@ for port in sys.argv[2].split(','):
 print('ready', *(s.getsockname()[1] for s in sockets), flush=True)
 seen = set()
 while 'end' not in seen:
-    for s in select.select(sockets, [], [])[0]:
+    ready = select.select(sockets, [], [], 10)[0]
+    if not ready: break
+    for s in ready:
         seen.add(s.recv(100).decode().strip('\0'))
 print(*sorted(seen))
 "#;
@@ -134,11 +136,13 @@ fn nothing_crosses_the_veth_to_a_protected_endpoint() {
     assert_eq!(outside("5432"), "ETIMEDOUT");
     assert_eq!(outside(&free.port), "real");
     assert_eq!(stage.attempt("AF_INET", host, &free.port, "tcp"), "real");
-    // Frames of an agent's own making.
+    // Frames of somebody's own making. (Where BPF LSM is on, an agent couldn't even try.)
     let mut receiver = stage.outsider_on_host(RECEIVER, &[host, "5432,0"]);
     let ports = receiver.line();
     let open = ports.split(' ').nth(2).unwrap();
-    stage.agent(FRAMES, &[inside, host, "5432", open]).output();
+    stage
+        .outsider(FRAMES, &[inside, host, "5432", open])
+        .output();
     assert_eq!(receiver.output(), "end hello other");
     // The daemon's end, and that of the last agent, change nothing.
     daemon.wait_for_down(namespace);

@@ -143,7 +143,9 @@ impl Stage {
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let micros = text.lines().find_map(|line| line.strip_prefix("served after "));
+        let micros = text
+            .lines()
+            .find_map(|line| line.strip_prefix("served after "));
         Duration::from_micros(micros.expect("the newcomer is served").parse().unwrap())
     }
 
