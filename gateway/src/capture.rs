@@ -46,7 +46,8 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     /// The cgroup v2 mount; found in `/proc/mounts` if `None`.
     pub cgroup_root: Option<PathBuf>,
-    /// Hooks without which nothing shall be captured; without any other, there is a [`Gap`].
+    /// Hooks without which nothing shall be captured; without any other, there is a [`Gap`]. With
+    /// the perimeter among them, a namespace that has a way past it has no listener.
     pub require: Vec<Hook>,
 }
 
@@ -142,6 +143,8 @@ pub struct Capture {
     endpoints: endpoints::Endpoints,
     origins: Origins,
     slice: place::Slice,
+    /// Whether the perimeter is required.
+    strict: bool,
     coverage: Coverages,
     watch: Option<worker::Worker>,
     _log: worker::Worker,
@@ -177,6 +180,7 @@ impl Capture {
             endpoints,
             origins,
             slice,
+            strict: settings.require.contains(&Hook::Perimeter),
             coverage: Coverages::default(),
             watch: None,
             _log: log,
@@ -212,6 +216,7 @@ impl Capture {
             None => None,
         };
         let maps = (events.try_into()?, listeners.try_into()?);
+        let perimeter = (perimeter, self.strict);
         let (watcher, worker) = watch::start(&self.slice, maps, perimeter, &self.coverage)?;
         self.watch = Some(worker);
         Ok(watcher)

@@ -90,23 +90,35 @@ impl Perimeter {
             .retain(|index, _| devices.iter().any(|device| device.index == *index));
         let mut all = HashMap::new();
         for (id, namespace) in namespaces {
-            let number = self.netlink.namespace_id(namespace.as_fd())?;
-            let ends: Vec<&Device> = devices.iter().filter(|d| leads_to(d, number)).collect();
-            for device in &ends {
-                self.cover_one(device)?;
+            match self.surround(namespace, &devices) {
+                Ok(coverage) => {
+                    all.insert(*id, coverage);
+                }
+                // It may be going this moment; the others have nothing to do with it.
+                Err(error) => tracing::warn!(
+                    netns = id.0, %error,
+                    "the perimeter can't be put around an agent's network namespace"
+                ),
             }
-            let inside = netns::devices(namespace)?;
-            let open = inside.iter().filter(|device| leads_out(device, &ends));
-            let coverage = Coverage {
-                covered: ends.iter().map(|device| device.name.clone()).collect(),
-                open: open.map(|device| device.name.clone()).collect(),
-            };
-            all.insert(*id, coverage);
         }
         Ok(all)
     }
 
-    fn cover_one(&mut self, device: &Device) -> io::Result<()> {
+    fn surround(&mut self, namespace: &File, devices: &[Device]) -> io::Result<Coverage> {
+        let number = self.netlink.namespace_id(namespace.as_fd())?;
+        let ends: Vec<&Device> = devices.iter().filter(|d| leads_to(d, number)).collect();
+        for device in &ends {
+            self.cover_device(device)?;
+        }
+        let inside = netns::devices(namespace)?;
+        let open = inside.iter().filter(|device| leads_out(device, &ends));
+        Ok(Coverage {
+            covered: ends.iter().map(|device| device.name.clone()).collect(),
+            open: open.map(|device| device.name.clone()).collect(),
+        })
+    }
+
+    fn cover_device(&mut self, device: &Device) -> io::Result<()> {
         let program = self.program.as_fd();
         match self.way {
             // Nothing tells whether it is there still; putting it there again changes nothing.

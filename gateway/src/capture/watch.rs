@@ -94,11 +94,11 @@ impl Coverages {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread. If it is `strict`, a namespace with a way past the perimeter has no listener.
 pub(super) fn start(
     slice: &Slice,
     (events, listeners): (RingBuf<MapData>, maps::HashMap<MapData, u64, u32>),
-    perimeter: Option<Perimeter>,
+    (perimeter, strict): (Option<Perimeter>, bool),
     coverages: &Coverages,
 ) -> Result<(Watcher, Worker), Error> {
     let failed = || Error::io("the thread that watches namespaces can't be started");
@@ -108,6 +108,7 @@ pub(super) fn start(
         host: NetnsId(netns::own_cookie().map_err(failed())?),
         listeners,
         perimeter,
+        strict,
         coverages: coverages.clone(),
         sender,
         known: HashMap::new(),
@@ -125,6 +126,8 @@ struct Watch {
     host: NetnsId,
     listeners: maps::HashMap<MapData, u64, u32>,
     perimeter: Option<Perimeter>,
+    /// Whether a namespace with a way past the perimeter has no listener.
+    strict: bool,
     coverages: Coverages,
     sender: UnboundedSender<NamespaceEvent>,
     /// By inode, which stays the namespace's as long as the listeners hold it.
@@ -139,6 +142,10 @@ struct Known {
     id: NetnsId,
     namespace: File,
     idle: u32,
+    /// The port of its listeners.
+    port: u16,
+    /// Whether the kernel sends clients there.
+    served: bool,
 }
 
 impl Watch {
@@ -151,8 +158,10 @@ impl Watch {
         while stop.wait(&[events.as_fd(), links.as_fd()], until(next_scan))
             && !self.sender.is_closed()
         {
-            if links.drain() {
-                self.cover();
+            if links.drain()
+                && let Err(error) = self.settle()
+            {
+                tracing::error!(%error, "an agent's network namespace stays without a listener");
             }
             while let Some(event) = events.next() {
                 if let Some(tid) = event.first_chunk() {
@@ -222,17 +231,20 @@ impl Watch {
         let inode = namespace.metadata()?.ino();
         let opened = netns::open(&namespace)?;
         let id = NetnsId(opened.cookie);
-        // From here on the kernel sends clients, and the backlog holds them until the accept.
-        self.listeners
-            .insert(opened.cookie, u32::from(opened.port), 0)
-            .map_err(io::Error::other)?;
-        self.failing = false;
         let known = Known {
             id,
             namespace,
             idle: 0,
+            port: opened.port,
+            served: false,
         };
         self.known.insert(inode, known);
+        // From here on the kernel sends clients, and the backlog holds them until the accept.
+        if let Err(error) = self.settle() {
+            self.known.remove(&inode);
+            return Err(error);
+        }
+        self.failing = false;
         tracing::debug!(
             netns = id.0,
             port = opened.port,
@@ -242,22 +254,49 @@ impl Watch {
             id,
             listeners: opened.listeners,
         });
-        self.cover();
+        Ok(())
+    }
+
+    /// Has clients sent to the listeners of the namespaces that may have them.
+    fn settle(&mut self) -> io::Result<()> {
+        let coverages = self.cover();
+        for known in self.known.values_mut() {
+            let is_closed = || coverages.get(&known.id).is_some_and(|c| c.open.is_empty());
+            let serve = !self.strict || known.id == self.host || is_closed();
+            if serve == known.served {
+                continue;
+            }
+            if serve {
+                self.listeners.insert(known.id.0, u32::from(known.port), 0)
+            } else {
+                self.listeners.remove(&known.id.0)
+            }
+            .map_err(io::Error::other)?;
+            known.served = serve;
+        }
         Ok(())
     }
 
     /// Puts the perimeter on each device that leads to a namespace of agents, the host's own aside.
-    fn cover(&mut self) {
+    fn cover(&mut self) -> HashMap<NetnsId, Coverage> {
         let Some(perimeter) = &mut self.perimeter else {
-            return;
+            return HashMap::new();
         };
         let own = self.known.values().filter(|known| known.id != self.host);
         let namespaces: Vec<(NetnsId, &File)> =
             own.map(|known| (known.id, &known.namespace)).collect();
-        match perimeter.cover(&namespaces) {
-            Ok(coverages) => self.coverages.set(coverages),
-            Err(error) => tracing::error!(%error, "the perimeter can't be put on a device"),
+        let coverages = perimeter.cover(&namespaces).unwrap_or_else(|error| {
+            tracing::error!(%error, "the perimeter can't be put on the host's devices");
+            HashMap::new()
+        });
+        if self.strict {
+            for (id, coverage) in coverages.iter().filter(|(_, c)| !c.open.is_empty()) {
+                tracing::warn!(netns = id.0, devices = ?coverage.open,
+                    "a network namespace with a way past the perimeter, which is required, has no database");
+            }
         }
+        self.coverages.set(coverages.clone());
+        coverages
     }
 
     fn remove(&mut self, id: NetnsId) {

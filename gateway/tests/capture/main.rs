@@ -306,6 +306,40 @@ fn pins_of_another_version_are_refused() {
 }
 
 #[test]
+fn a_program_of_another_tool_that_allows_no_second_stops_the_start() {
+    let stage = Stage::new();
+    let attach = r#"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def bpf(command, attribute):
+    result = libc.syscall(321, command, attribute, len(attribute))
+    assert result >= 0, os.strerror(ctypes.get_errno())
+    return result
+code = ctypes.create_string_buffer(struct.pack('=QQ', 0x1000000b7, 0x95))
+license = ctypes.create_string_buffer(b'GPL')
+# A cgroup_skb program that lets all pass, attached as was done before there were links.
+load = struct.pack('=IIQQ', 8, 2, ctypes.addressof(code), ctypes.addressof(license))
+program = bpf(5, load + bytes(44) + struct.pack('=I', 1))
+bpf(8, struct.pack('=IIII', os.open(sys.argv[1], os.O_RDONLY), program, 1, 0))
+"#;
+    stage
+        .outsider_on_host(attach, &[stage.slice_path().to_str().unwrap()])
+        .output();
+    let started = Capture::start(&stage.settings());
+    assert!(
+        matches!(
+            started,
+            Err(Error::Occupied {
+                program: "egress",
+                ..
+            })
+        ),
+        "{:?}",
+        started.err()
+    );
+}
+
+#[test]
 fn a_slice_that_was_removed_and_made_again_is_covered_anew() {
     let stage = Stage::new();
     drop(Capture::start(&stage.settings()).unwrap());

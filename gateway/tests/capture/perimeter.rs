@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use weir::capture::Coverage;
+use weir::capture::{Coverage, Hook, Settings};
 
 use crate::stage::{Daemon, Stage};
 use crate::{SERVER, TRY, wait_until};
@@ -180,4 +180,26 @@ fn a_device_that_comes_later_is_covered_and_one_that_can_not_be_is_told() {
     wait_until(|| daemon.coverage(namespace).open == ["eth1"]);
     host_ip(&format!("link del {device}"));
     wait_until(|| daemon.coverage(namespace).covered.is_empty());
+}
+
+#[test]
+fn a_required_perimeter_leaves_a_namespace_with_a_way_past_it_without_a_database() {
+    let stage = Stage::new();
+    let settings = Settings {
+        require: vec![Hook::Perimeter],
+        ..stage.settings()
+    };
+    let daemon = Daemon::start_with(&settings, &["10.77.0.1:5432"]);
+    let _stays = stage.agent("import time; time.sleep(60)", &[]);
+    let attempt = || stage.attempt("AF_INET", "10.77.0.1", "5432", "tcp");
+    wait_until(|| attempt() == "weir");
+    let other = Stage::new();
+    host_ip(&format!(
+        "link add eth1 netns {} type veth peer name eth1 netns {}",
+        stage.namespace, other.namespace
+    ));
+    wait_until(|| attempt() == "EPERM");
+    stage.ip(&["link", "del", "eth1"]);
+    wait_until(|| attempt() == "weir");
+    drop(daemon);
 }

@@ -331,14 +331,23 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// A daemon in this process that protects these endpoints.
     pub(crate) fn start(stage: &Stage, endpoints: &[&str]) -> Self {
-        let mut daemon = Self::resume(stage);
+        Self::start_with(&stage.settings(), endpoints)
+    }
+
+    /// The same with settings of its own.
+    pub(crate) fn start_with(settings: &Settings, endpoints: &[&str]) -> Self {
+        let mut daemon = Self::begin(settings);
         daemon.set_endpoints(endpoints);
         daemon
     }
 
     /// A daemon that leaves the protected endpoints as it finds them.
     pub(crate) fn resume(stage: &Stage) -> Self {
-        let mut capture = Capture::start(&stage.settings()).unwrap();
+        Self::begin(&stage.settings())
+    }
+
+    fn begin(settings: &Settings) -> Self {
+        let mut capture = Capture::start(settings).unwrap();
         let watcher = capture.watch().unwrap();
         let origins = capture.origins();
         let (connections, accepted) = mpsc::channel();
