@@ -155,7 +155,7 @@ fn attach_lsm(program: BorrowedFd<'_>, pin: Option<&Path>) -> io::Result<()> {
     let link = kernel::attach_lsm(program)?;
     let Some(pin) = pin else { return Ok(()) };
     match fs::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => kernel::pin(link.as_fd(), pin),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::stage::{Daemon, Stage};
+use crate::stage::{Daemon, Stage, host_ip};
 use crate::{SERVER, TRY, wait_until};
 
 /// An address, a route or a device of the host's, for a test's time.
@@ -11,7 +11,7 @@ struct OnHost(String);
 impl OnHost {
     /// `what` is what `ip` shall add, with "add" in its place.
     fn new(what: &str) -> Self {
-        ip(what);
+        host_ip(what);
         Self(what.replace(" add ", " del "))
     }
 }
@@ -22,20 +22,15 @@ impl Drop for OnHost {
     }
 }
 
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status();
-    assert!(status.unwrap().success(), "ip {arguments}");
-}
-
 #[test]
 fn a_database_on_this_host_is_itself_under_each_of_its_addresses() {
     let stage = Stage::new();
     let _own = OnHost::new("address add 10.79.1.1/32 dev lo");
     let device = format!("wkt{}", std::process::id());
     let _device = OnHost::new(&format!("link add {device} type veth peer name {device}p"));
-    ip(&format!("link set {device} up"));
-    ip(&format!("link set {device}p up"));
-    ip(&format!("-6 address add fe80::79/64 dev {device} nodad"));
+    host_ip(&format!("link set {device} up"));
+    host_ip(&format!("link set {device}p up"));
+    host_ip(&format!("-6 address add fe80::79/64 dev {device} nodad"));
     let scoped = format!("fe80::79%{device}");
     let server = stage.server_on_host(EVERYWHERE, "::", "0");
     let protected = format!("127.0.0.1:{}", server.port);

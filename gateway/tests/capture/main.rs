@@ -415,7 +415,7 @@ print(seen, file=sys.stderr)
 fn every_probe_finds_what_it_looks_for_here() {
     let stage = Stage::new();
     let checks = Capture::probe(&stage.settings());
-    let gaps = expected_gaps()
+    let gaps = stage::expected_gaps()
         .into_iter()
         .map(|hook| format!("hook {}", hook.name()));
     let gaps: Vec<String> = gaps.collect();
@@ -436,7 +436,7 @@ fn a_gap_is_reported_and_one_that_is_required_closed_stops_the_start() {
     let stage = Stage::new();
     let capture = Capture::start(&stage.settings()).unwrap();
     let gaps: Vec<Hook> = capture.gaps().iter().map(|gap| gap.hook).collect();
-    assert_eq!(gaps, expected_gaps());
+    assert_eq!(gaps, stage::expected_gaps());
     drop(capture);
 
     let other = Stage::new();
@@ -498,25 +498,6 @@ fn role_of_a_daemon() {
     if std::env::var_os(ROLE).is_some() {
         stage::serve_until_killed();
     }
-}
-
-/// The hooks that this machine can't have, by what it says of itself.
-fn expected_gaps() -> Vec<Hook> {
-    let names = nix::sys::utsname::uname().unwrap();
-    let release = names.release().to_str().unwrap().to_owned();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|number| number.parse().ok());
-    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
-    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let mut gaps = Vec::new();
-    if version < (6, 7) {
-        gaps.push(Hook::ConnectUnix);
-    }
-    if !modules.trim().split(',').any(|module| module == "bpf") {
-        gaps.push(Hook::Lsm);
-    }
-    gaps
 }
 
 fn wait_until(mut holds: impl FnMut() -> bool) {

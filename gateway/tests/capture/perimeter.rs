@@ -4,7 +4,7 @@ use std::process::Command;
 
 use weir::capture::{Coverage, Hook, Settings};
 
-use crate::stage::{Daemon, Stage};
+use crate::stage::{Daemon, Stage, host_ip};
 use crate::{SERVER, TRY, wait_until};
 
 /// A stage whose namespace has a veth, with 10.78.<n>.1 and fd78::1 on the host and .2 and ::2 inside.
@@ -47,11 +47,6 @@ impl Drop for Bridged {
             .args(["link", "del", &self.device])
             .status();
     }
-}
-
-fn host_ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status();
-    assert!(status.unwrap().success(), "ip {arguments}");
 }
 
 /// Counts the datagrams that arrive at two ports, by their text, until one says "end".

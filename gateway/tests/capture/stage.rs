@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use weir::capture::{
@@ -200,6 +201,30 @@ fn cgroup_root() -> PathBuf {
     line.and_then(|line| line.split(' ').nth(1))
         .expect("cgroup2 is mounted")
         .into()
+}
+
+/// The hooks that this machine can't have, by what it says of itself.
+pub(crate) fn expected_gaps() -> Vec<Hook> {
+    let names = uname().unwrap();
+    let release = names.release().to_str().unwrap().to_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let mut gaps = Vec::new();
+    if version < (6, 7) {
+        gaps.push(Hook::ConnectUnix);
+    }
+    if !modules.trim().split(',').any(|module| module == "bpf") {
+        gaps.push(Hook::Lsm);
+    }
+    gaps
+}
+
+/// `ip` in the namespace of the daemon.
+pub(crate) fn host_ip(arguments: &str) {
+    run(Command::new("ip").args(arguments.split(' ')));
 }
 
 fn run(command: &mut Command) {
