@@ -425,5 +425,5 @@ proptest! {
 #[test]
 fn a_required_hook_has_to_be_one() {
     let text = format!("{GOOD}[capture]\nrequire = [\"lsm\", \"conect-unix\"]");
-    refused(parse(&text), "14:19", "did you mean \"connect-unix\"?");
+    refused(parse(&text), "13:19", "did you mean \"connect-unix\"?");
 }
