@@ -22,7 +22,7 @@ use super::netlink::{self, Netlink};
 use super::perimeter::Perimeter;
 use super::place::Slice;
 use super::worker::{Stop, Worker};
-use super::{Error, netns};
+use super::{Error, kernel, netns};
 
 /// Time between two scans.
 const SCAN_EVERY: Duration = Duration::from_millis(100);
@@ -150,6 +150,10 @@ struct Known {
 
 impl Watch {
     fn run(mut self, mut events: RingBuf<MapData>, links: &Netlink, stop: &Stop) {
+        // Each moment until a listener is there, an agent is refused.
+        if let Err(error) = kernel::hurry() {
+            tracing::debug!(%error, "the watch has no priority");
+        }
         // What an earlier daemon left refuses connections until its namespace is found again.
         let stale: Vec<u64> = self.listeners.keys().filter_map(Result::ok).collect();
         self.scan();
@@ -257,12 +261,24 @@ impl Watch {
         Ok(())
     }
 
-    /// Has clients sent to the listeners of the namespaces that may have them.
+    /// Puts the perimeter around the known namespaces, and has clients sent to the listeners of those
+    /// that may have them: all, or if the perimeter is required, those without a way past it.
     fn settle(&mut self) -> io::Result<()> {
+        if !self.strict {
+            self.serve(|_| true)?;
+        }
         let coverages = self.cover();
+        if self.strict {
+            let host = self.host;
+            let is_closed = |id| coverages.get(&id).is_some_and(|c| c.open.is_empty());
+            self.serve(|id| id == host || is_closed(id))?;
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, may_serve: impl Fn(NetnsId) -> bool) -> io::Result<()> {
         for known in self.known.values_mut() {
-            let is_closed = || coverages.get(&known.id).is_some_and(|c| c.open.is_empty());
-            let serve = !self.strict || known.id == self.host || is_closed();
+            let serve = may_serve(known.id);
             if serve == known.served {
                 continue;
             }
