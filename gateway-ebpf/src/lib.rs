@@ -7,10 +7,20 @@
 
 /// The version of the types below. It is part of the pins' path: a daemon never reads maps that
 /// another layout wrote.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Protected endpoints at most; a full map refuses the next one rather than forgetting one.
 pub const MAX_ENDPOINTS: usize = 4096;
+
+/// A protected endpoint's value: it is one whichever namespace a socket is in.
+pub const ANYWHERE: u8 = 1;
+
+/// A protected endpoint's value: it is one for sockets in the host's own namespace. A loopback
+/// address of a database on this host is, for everybody else, their own.
+pub const ON_HOST: u8 = 2;
+
+/// Words of a set of ports, a bit each.
+pub const PORT_WORDS: usize = 65536 / 64;
 
 /// Network namespaces with a listener at most; one more has no database until another one goes.
 pub const MAX_NAMESPACES: usize = 4096;
@@ -27,6 +37,9 @@ const LOOPBACK_NET: u8 = 127;
 
 /// The third word of a v4-mapped address: `0000:ffff` in network byte order.
 const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+/// An address as [`Endpoint`] has it, without a port.
+pub type Address = [u32; 4];
 
 /// `127.0.0.1` in network byte order.
 pub const LOOPBACK_V4: u32 = u32::from_ne_bytes([127, 0, 0, 1]);
@@ -177,6 +190,10 @@ pub struct Socket {
     pub uid: u32,
     /// Its thread's name, padded with zeros.
     pub comm: [u8; 16],
+    /// 1 if the socket is in the host's own network namespace, 0 if not.
+    pub on_host: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// By what the daemon finds a connection's origin when it accepts it.
@@ -202,7 +219,7 @@ pub struct Event {
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<OriginKey>() == 32);
-    assert!(size_of::<Socket>() == 56);
+    assert!(size_of::<Socket>() == 64);
 };
 
 #[cfg(feature = "user")]

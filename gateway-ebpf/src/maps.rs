@@ -1,25 +1,35 @@
 //! The maps, and the few things that programs do with them.
 //!
-//! `ENDPOINTS`, `LISTENERS` and `SOCKETS` are pinned by the daemon and outlive it; the others belong
-//! to one daemon. Only `ORIGINS` may forget: a forgotten origin closes a session.
+//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS` and `SOCKETS` are pinned by the daemon and
+//! outlive it; the others belong to one daemon. Only `ORIGINS` may forget: a forgotten origin closes
+//! a session.
 
 use core::ptr;
 
 use aya_ebpf::{
     Global,
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    btf_maps::{HashMap, LruHashMap, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, LruHashMap, RingBuf, SkStorage},
     cty::c_void,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_sk_storage_get},
     macros::btf_map,
 };
 use gateway_ebpf::{
-    Endpoint, Event, MAX_ENDPOINTS, MAX_NAMESPACES, MAX_ORIGINS, OriginKey, Socket,
+    ANYWHERE, Address, Endpoint, Event, MAX_ENDPOINTS, MAX_NAMESPACES, MAX_ORIGINS, OriginKey,
+    PORT_WORDS, Socket,
 };
 
-/// Endpoints that an agent reaches only through Weir.
+/// Endpoints that an agent reaches only through Weir, with the namespaces that this counts in.
 #[btf_map]
-pub(crate) static ENDPOINTS: HashMap<Endpoint, u8, MAX_ENDPOINTS> = HashMap::new();
+static ENDPOINTS: HashMap<Endpoint, u8, MAX_ENDPOINTS> = HashMap::new();
+
+/// The addresses of these endpoints: for packets whose port can't be known.
+#[btf_map]
+static ADDRESSES: HashMap<Address, u8, MAX_ENDPOINTS> = HashMap::new();
+
+/// Ports at which a database listens on this host itself, at whatever address.
+#[btf_map]
+static LOCAL_PORTS: Array<u64, PORT_WORDS> = Array::new();
 
 /// Network namespace cookie to the port of Weir's listener in it.
 #[btf_map]
@@ -41,6 +51,50 @@ static EVENTS: RingBuf<Event, 65536> = RingBuf::new();
 /// The slice's cgroup id; the daemon sets it before it loads the programs.
 #[unsafe(no_mangle)]
 pub(crate) static SLICE: Global<u64> = Global::new(0);
+
+/// The cookie of the host's own network namespace; set as above.
+#[unsafe(no_mangle)]
+pub(crate) static HOST: Global<u64> = Global::new(0);
+
+/// For whom something is protected: what the maps above have as values, or not at all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scope(u8);
+
+impl Scope {
+    pub(crate) const NOBODY: Self = Self(0);
+
+    pub(crate) fn is_anywhere(self) -> bool {
+        self.0 == ANYWHERE
+    }
+
+    /// Whether a socket of the network namespace with this cookie is meant.
+    #[inline(always)]
+    pub(crate) fn covers(self, netns: u64) -> bool {
+        self != Self::NOBODY && (self.is_anywhere() || netns == HOST.load())
+    }
+}
+
+/// Who has no other way to an endpoint than Weir.
+#[inline(always)]
+pub(crate) fn endpoint_scope(endpoint: &Endpoint) -> Scope {
+    // SAFETY: the value is copied at once; the daemon replaces it whole.
+    unsafe { ENDPOINTS.get(endpoint) }.map_or(Scope::NOBODY, |scope| Scope(*scope))
+}
+
+/// Who has no other way than Weir to some port at an address.
+#[inline(always)]
+pub(crate) fn address_scope(address: &Address) -> Scope {
+    // SAFETY: as above.
+    unsafe { ADDRESSES.get(address) }.map_or(Scope::NOBODY, |scope| Scope(*scope))
+}
+
+/// Whether a database of this host listens at a port.
+#[inline(always)]
+pub(crate) fn is_local_port(port: u16) -> bool {
+    LOCAL_PORTS
+        .get(u32::from(port >> 6))
+        .is_some_and(|word| word >> (port & 63) & 1 == 1)
+}
 
 /// The record of a socket, if it has one.
 ///

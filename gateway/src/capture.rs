@@ -10,27 +10,31 @@
 //!
 //! All of the crate's `unsafe` is in this module.
 
+mod btf;
+mod endpoints;
+mod hook;
 mod kernel;
 mod log;
+mod netlink;
 mod netns;
+mod optional;
 mod origin;
+mod perimeter;
 mod place;
 mod probe;
 mod programs;
+mod unix;
 mod watch;
 mod worker;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use aya::maps::{HashMap, MapData};
-use gateway_ebpf::Endpoint;
-
+pub use hook::{Gap, Hook};
 pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
 pub use probe::{Check, Problem};
-pub use watch::{NamespaceEvent, NetnsId, Watcher};
+pub use watch::{Coverage, Coverages, NamespaceEvent, NetnsId, Watcher};
 
 /// Where the capture lives. Daemons with different slices and pin directories run side by side.
 #[derive(Clone, Debug)]
@@ -42,6 +46,9 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     /// The cgroup v2 mount; found in `/proc/mounts` if `None`.
     pub cgroup_root: Option<PathBuf>,
+    /// Hooks without which nothing shall be captured; without any other, there is a [`Gap`]. With
+    /// the perimeter among them, a namespace that has a way past it has no listener.
+    pub require: Vec<Hook>,
 }
 
 /// Why the kernel side could not be brought up or changed.
@@ -75,6 +82,9 @@ pub enum Error {
         /// What is wrong with them.
         what: &'static str,
     },
+    /// A hook that the settings require isn't to be had.
+    #[error("the hook {} is required, and this host lacks it: {} (it needs {})", .0.hook.name(), .0.why, .0.hook.needs())]
+    Required(Gap),
     /// A program of another tool on the slice excludes ours.
     #[error(
         "{program} can't be attached to the slice: another tool has attached one there that allows no second"
@@ -130,9 +140,12 @@ impl Error {
 /// the listeners are dropped too, agents get ECONNREFUSED.
 pub struct Capture {
     loaded: programs::Loaded,
-    endpoints: HashMap<MapData, Endpoint, u8>,
+    endpoints: endpoints::Endpoints,
     origins: Origins,
     slice: place::Slice,
+    /// Whether the perimeter is required.
+    strict: bool,
+    coverage: Coverages,
     watch: Option<worker::Worker>,
     _log: worker::Worker,
     // The last to go: the threads above use the pinned maps.
@@ -149,38 +162,39 @@ impl Capture {
         let slice = place::Slice::open(settings)?;
         let lock = place::Lock::take(&settings.pin_dir)?;
         let mut loaded = programs::load(&slice, &settings.pin_dir)?;
-        let endpoints = loaded.map("ENDPOINTS")?.try_into()?;
-        let origins = Origins::new(loaded.map("ORIGINS")?, &slice)?;
+        let aliases = endpoints::Aliases::default();
+        let endpoints = endpoints::Endpoints::new(&mut loaded, aliases.clone())?;
+        let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases)?;
         let log = log::start(&mut loaded.ebpf)?;
-        loaded.attach(&slice)?;
+        loaded.attach(&slice, &settings.require)?;
+        for gap in loaded.optional.gaps() {
+            tracing::warn!(
+                hook = gap.hook.name(),
+                why = gap.why,
+                "this host lacks a hook: {}",
+                gap.hook.consequence()
+            );
+        }
         Ok(Self {
             loaded,
             endpoints,
             origins,
             slice,
+            strict: settings.require.contains(&Hook::Perimeter),
+            coverage: Coverages::default(),
             watch: None,
             _log: log,
             _lock: lock,
         })
     }
 
-    /// Makes exactly these the protected endpoints. Those that stay are never absent in between.
+    /// Makes exactly these the protected endpoints; for those on this host, also its other addresses
+    /// with their ports. Those that stay are never absent in between.
     ///
     /// # Errors
     /// Too many, or the kernel's refusal; what was protected before then still is.
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr]) -> Result<(), Error> {
-        let wanted: HashSet<Endpoint> = endpoints.iter().map(origin::endpoint).collect();
-        if wanted.len() > gateway_ebpf::MAX_ENDPOINTS {
-            return Err(Error::TooManyEndpoints);
-        }
-        for endpoint in &wanted {
-            self.endpoints.insert(endpoint, 1, 0)?;
-        }
-        let present: Vec<Endpoint> = self.endpoints.keys().collect::<Result<_, _>>()?;
-        for endpoint in present.iter().filter(|e| !wanted.contains(e)) {
-            self.endpoints.remove(endpoint)?;
-        }
-        Ok(())
+        self.endpoints.set(endpoints)
     }
 
     /// Starts to open a listener in each network namespace that an agent lives in.
@@ -193,8 +207,17 @@ impl Capture {
             .map("EVENTS")
             .map_err(|_| Error::AlreadyWatched)?;
         let listeners = self.loaded.map("LISTENERS")?;
-        let (watcher, worker) =
-            watch::start(&self.slice, events.try_into()?, listeners.try_into()?)?;
+        let perimeter = match self.loaded.optional.take_perimeter() {
+            Some((program, way)) => Some(
+                perimeter::Perimeter::new(program, way, self.loaded.pins.clone()).map_err(
+                    Error::io("the perimeter of an earlier daemon can't be taken over"),
+                )?,
+            ),
+            None => None,
+        };
+        let maps = (events.try_into()?, listeners.try_into()?);
+        let perimeter = (perimeter, self.strict);
+        let (watcher, worker) = watch::start(&self.slice, maps, perimeter, &self.coverage)?;
         self.watch = Some(worker);
         Ok(watcher)
     }
@@ -203,6 +226,18 @@ impl Capture {
     #[must_use]
     pub fn origins(&self) -> Origins {
         self.origins.clone()
+    }
+
+    /// The hooks that this host lacks.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        self.loaded.optional.gaps()
+    }
+
+    /// Which devices of the agents' namespaces have the perimeter, now and later.
+    #[must_use]
+    pub fn coverages(&self) -> Coverages {
+        self.coverage.clone()
     }
 
     /// Looks at what this host has of what the capture needs. Changes nothing that stays, and works

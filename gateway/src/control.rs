@@ -51,6 +51,8 @@ pub struct Status {
     pub agents: Vec<String>,
     /// The network namespaces in which it listens.
     pub namespaces: Vec<NamespaceStatus>,
+    /// Hooks that this host lacks.
+    pub gaps: Vec<GapStatus>,
     /// Sessions that are open now.
     pub open_sessions: u64,
     /// Statements since the start that were allowed.
@@ -113,6 +115,23 @@ pub struct NamespaceStatus {
     pub id: u64,
     /// How many listeners there are in it.
     pub listeners: usize,
+    /// The host's ends of its devices that have the perimeter.
+    pub perimeter: Vec<String>,
+    /// Its devices that lead out past the perimeter.
+    pub open: Vec<String>,
+}
+
+/// A hook that the host lacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapStatus {
+    /// Its name, as `require` has it.
+    pub hook: String,
+    /// Why it isn't there.
+    pub why: String,
+    /// What the host would have to have.
+    pub needs: String,
+    /// What isn't closed without it.
+    pub consequence: String,
 }
 
 /// A session that is open.
@@ -165,12 +184,15 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         }
         _ => {}
     }
-    // Made under another name: there is no moment in which it is there with other permissions.
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    match std::fs::remove_file(&temporary) {
+    // Made elsewhere: there is no moment in which it is there with other permissions. Under the same
+    // name, as the kernel knows a socket by the one that it was bound to.
+    let nursery = path.with_extension(format!("{}.tmp", std::process::id()));
+    let temporary = nursery.join(path.file_name().unwrap_or_default());
+    match std::fs::remove_dir_all(&nursery) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
+    std::fs::DirBuilder::new().mode(0o700).create(&nursery)?;
     let listener = UnixListener::bind(&temporary)?;
     std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o600))?;
     if let Some(gid) = group() {
@@ -178,6 +200,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o660))?;
     }
     std::fs::rename(&temporary, path)?;
+    std::fs::remove_dir(&nursery)?;
     Ok(listener)
 }
 

@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::capture::{Capture, NamespaceEvent, NetnsId, Settings, Watcher};
+use crate::capture::{Capture, Coverages, Gap, NamespaceEvent, NetnsId, Watcher};
 use crate::config::Config;
 use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
@@ -71,6 +71,9 @@ struct Running {
     workers: Workers,
     datastores: Datastores,
     namespaces: Mutex<HashMap<NetnsId, Vec<AbortHandle>>>,
+    /// What the kernel lacks.
+    gaps: Vec<Gap>,
+    coverages: Coverages,
 }
 
 async fn up(config: Config) -> anyhow::Result<()> {
@@ -98,7 +101,7 @@ async fn up(config: Config) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (workers, threads) = Workers::start(cores, &environment).context("no worker threads")?;
 
-    let mut capture = Capture::start(&capture_settings(&config)).context("nothing is captured")?;
+    let mut capture = Capture::start(&config.capture).context("nothing is captured")?;
     capture
         .set_endpoints(&datastores.addresses())
         .context("the endpoints can't be protected")?;
@@ -113,6 +116,8 @@ async fn up(config: Config) -> anyhow::Result<()> {
         workers,
         datastores,
         namespaces: Mutex::default(),
+        gaps: capture.gaps().to_vec(),
+        coverages: capture.coverages(),
         config,
     });
     let socket = running.config.paths.socket();
@@ -131,14 +136,6 @@ async fn up(config: Config) -> anyhow::Result<()> {
     let _ = answering.await;
     down(running, threads, socket).await;
     Ok(())
-}
-
-fn capture_settings(config: &Config) -> Settings {
-    Settings {
-        slice: config.capture.slice.clone(),
-        pin_dir: config.capture.pin_dir.clone(),
-        cgroup_root: config.capture.cgroup_root.clone(),
-    }
 }
 
 /// The main loop: namespaces come and go, names are resolved anew, until a signal ends it.

@@ -113,13 +113,17 @@ fn default_capture() -> capture::Settings {
         slice: config::DEFAULT_SLICE.into(),
         pin_dir: config::DEFAULT_PIN_DIR.into(),
         cgroup_root: None,
+        require: Vec::new(),
     }
 }
 
 fn kernel(check: capture::Check) -> Check {
     match check.outcome {
         Ok(found) => Check::ok(check.name, found),
-        Err(capture::Problem { what, fix }) => Check::fail(check.name, what, fix),
+        Err(capture::Problem { what, fix, fatal }) => {
+            let status = if fatal { Status::Fail } else { Status::Warn };
+            Check::bad(status, check.name, what, fix)
+        }
     }
 }
 

@@ -8,11 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use aya::Pod;
+use aya_obj::generated::bpf_insn;
 use nix::libc;
 
 /// `enum bpf_cmd` of `linux/bpf.h`.
 #[derive(Clone, Copy)]
 enum Command {
+    ProgLoad = 5,
     ObjPin = 6,
     ObjGet = 7,
     ObjGetInfoByFd = 15,
@@ -24,13 +26,32 @@ enum Command {
 /// Where on a cgroup a program goes: `enum bpf_attach_type` of `linux/bpf.h`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AttachType {
+    Egress = 1,
     SockCreate = 2,
     SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,
+    PostBind4 = 12,
+    PostBind6 = 13,
+    SendMsg4 = 14,
+    SendMsg6 = 15,
+    SetSockOpt = 22,
     GetPeerName4 = 29,
     GetPeerName6 = 30,
+    ConnectUnix = 49,
 }
+
+/// `BPF_LSM_MAC`.
+const LSM_MAC: u32 = 27;
+
+/// `BPF_TCX_INGRESS`.
+const TCX_INGRESS: u32 = 46;
+
+/// `BPF_F_BEFORE`: without saying before which, before all.
+const BEFORE: u32 = 1 << 3;
+
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
+const CGROUP_SOCK_ADDR: u32 = 18;
 
 /// `SO_NETNS_COOKIE` of `asm-generic/socket.h`.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -125,6 +146,64 @@ pub(super) fn attach(
     owned(bpf(Command::LinkCreate, &mut attribute)?)
 }
 
+/// Attaches an LSM program to the hook that it was loaded for, beside those that are there.
+pub(super) fn attach_lsm(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attribute = LinkCreate {
+        program: raw(program),
+        target: 0,
+        attach_type: LSM_MAC,
+        flags: 0,
+    };
+    owned(bpf(Command::LinkCreate, &mut attribute)?)
+}
+
+/// Attaches a classifier to what arrives at a device, before all others (Linux 6.6).
+pub(super) fn attach_tcx(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    let mut attribute = LinkCreate {
+        program: raw(program),
+        target: device,
+        attach_type: TCX_INGRESS,
+        flags: BEFORE,
+    };
+    owned(bpf(Command::LinkCreate, &mut attribute)?)
+}
+
+/// The start of `BPF_PROG_LOAD`'s attribute.
+#[repr(C)]
+struct ProgLoad {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    device: u32,
+    expected_attach_type: u32,
+}
+
+/// Loads a program for connects of unix sockets (Linux 6.7).
+pub(super) fn load_connect_unix(instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
+    let mut attribute = ProgLoad {
+        kind: CGROUP_SOCK_ADDR,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: *b"connect_unix\0\0\0\0",
+        device: 0,
+        expected_attach_type: AttachType::ConnectUnix as u32,
+    };
+    owned(bpf(Command::ProgLoad, &mut attribute)?)
+}
+
 #[repr(C)]
 struct LinkUpdate {
     link: u32,
@@ -145,7 +224,7 @@ pub(super) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Resu
     Ok(())
 }
 
-/// The start of `struct bpf_link_info`, as it is for a cgroup's link.
+/// The start of `struct bpf_link_info`; what follows differs by the link's kind.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -153,7 +232,7 @@ struct LinkInfo {
     id: u32,
     program: u32,
     reserved: u32,
-    cgroup: u64,
+    target: [u32; 2],
     attach_type: u32,
     padding: u32,
 }
@@ -165,8 +244,21 @@ struct InfoAttribute {
     info: u64,
 }
 
-/// The id of the cgroup that a link is attached to; 0 once that cgroup was removed.
+/// The id of the cgroup that a cgroup's link is attached to; 0 once that cgroup was removed.
 pub(super) fn attached_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let [low, high] = link_info(link)?.target.map(u32::to_ne_bytes);
+    let mut id = [0; 8];
+    id[..4].copy_from_slice(&low);
+    id[4..].copy_from_slice(&high);
+    Ok(u64::from_ne_bytes(id))
+}
+
+/// The index of the device that a tcx link is attached to; 0 once that device is gone.
+pub(super) fn attached_device(link: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(link_info(link)?.target[0])
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let mut attribute = InfoAttribute {
         fd: raw(link),
@@ -174,7 +266,7 @@ pub(super) fn attached_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
         info: (&raw mut info) as u64,
     };
     bpf(Command::ObjGetInfoByFd, &mut attribute)?;
-    Ok(info.cgroup)
+    Ok(info)
 }
 
 #[repr(C)]
@@ -251,4 +343,15 @@ pub(super) fn open_cgroup(mount: impl AsFd, id: u64) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     owned(fd.into())
+}
+
+/// Has the calling thread run before others that wait for the processor (needs CAP_SYS_NICE).
+pub(super) fn hurry() -> io::Result<()> {
+    // On Linux, 0 is the calling thread.
+    // SAFETY: a call without pointers.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -15) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

@@ -24,7 +24,7 @@ pub(super) fn start(ebpf: &mut Ebpf) -> Result<Worker, Error> {
 }
 
 fn read(mut logger: EbpfLogger<ToTracing>, stop: &Stop) {
-    while stop.wait(logger.as_fd(), PollTimeout::NONE) {
+    while stop.wait(&[logger.as_fd()], PollTimeout::NONE) {
         logger.flush();
     }
 }

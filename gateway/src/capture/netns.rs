@@ -1,9 +1,10 @@
 //! Listeners inside other network namespaces. The daemon stays in its own: a short-lived thread
 //! enters, listens, and hands the sockets out.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::thread;
 
@@ -12,12 +13,16 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::kernel;
+use super::netlink::{Device, Netlink};
 
 /// Connections that wait for `accept`; the namespace's `somaxconn` caps it.
 const BACKLOG: i32 = 4096;
 
 /// How many ports to try until one is free for both families.
-const TRIES: usize = 16;
+const TRIES: usize = 32;
+
+/// The lowest port to try: below are those that servers are known by.
+const LOWEST: u16 = 20000;
 
 /// Weir's listeners in one namespace.
 pub(super) struct Opened {
@@ -30,21 +35,49 @@ pub(super) struct Opened {
 }
 
 /// Listens on loopback inside a namespace, given as its open `/proc/<pid>/ns/net`.
-pub(super) fn open(namespace: File) -> io::Result<Opened> {
-    let inside = move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        listen()
-    };
-    thread::Builder::new()
-        .name("weir-netns".into())
-        .spawn(inside)?
-        .join()
-        .map_err(|_| io::Error::other("the thread inside the namespace panicked"))?
+pub(super) fn open(namespace: &File) -> io::Result<Opened> {
+    within(namespace, listen)
+}
+
+/// The devices of a namespace.
+pub(super) fn devices(namespace: &File) -> io::Result<Vec<Device>> {
+    within(namespace, || Netlink::open()?.devices())
+}
+
+/// Calls a function on a thread that is in a namespace.
+fn within<T: Send>(namespace: &File, body: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let inside = move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            body()
+        };
+        thread::Builder::new()
+            .name("weir-netns".into())
+            .spawn_scoped(scope, inside)?
+            .join()
+            .map_err(|_| io::Error::other("the thread inside the namespace panicked"))?
+    })
+}
+
+/// The cookie of this process's own namespace.
+pub(super) fn own_cookie() -> io::Result<u64> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    kernel::netns_cookie(socket.as_fd())
 }
 
 fn listen() -> io::Result<Opened> {
-    for _ in 0..TRIES {
-        let v4 = listen_at(Ipv4Addr::LOCALHOST.into(), 0)?;
+    let automatic = automatic_ports();
+    for attempt in 0..TRIES {
+        // The last attempts take what the kernel gives.
+        let wanted = if attempt < TRIES / 2 {
+            random_port(&automatic)?
+        } else {
+            0
+        };
+        let v4 = match listen_at(Ipv4Addr::LOCALHOST.into(), wanted) {
+            Err(error) if is(&error, Errno::EADDRINUSE) => continue,
+            result => result?,
+        };
         let cookie = kernel::netns_cookie(v4.as_fd())?;
         let port = v4.local_addr()?.port();
         let listeners = match listen_at(Ipv6Addr::LOCALHOST.into(), port) {
@@ -62,6 +95,32 @@ fn listen() -> io::Result<Opened> {
         });
     }
     Err(io::Error::from(Errno::EADDRINUSE))
+}
+
+/// The ports that the kernel gives to sockets that ask for none, in the thread's namespace.
+fn automatic_ports() -> RangeInclusive<u16> {
+    // With this path, the kernel shows the reading thread's own namespace.
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(low)), Some(Ok(high))) => low..=high,
+        // Its default.
+        _ => 32768..=60999,
+    }
+}
+
+/// A port that the kernel gives to nobody by itself: what a hook on `bind` can't see is `listen` on
+/// a socket without a port, and that must not get the listener's when the daemon is dead. 0 if there
+/// is none.
+fn random_port(automatic: &RangeInclusive<u16>) -> io::Result<u16> {
+    for _ in 0..64 {
+        let random = getrandom::u32().map_err(io::Error::other)?;
+        let port = LOWEST + (random % u32::from(u16::MAX - LOWEST + 1)) as u16;
+        if !automatic.contains(&port) {
+            return Ok(port);
+        }
+    }
+    Ok(0)
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {
@@ -94,11 +153,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_port_is_none_that_the_kernel_gives_by_itself() {
+        for _ in 0..1000 {
+            let port = random_port(&(32768..=60999)).unwrap();
+            assert!((LOWEST..32768).contains(&port) || port > 60999, "{port}");
+        }
+        assert_eq!(random_port(&(1..=u16::MAX)).unwrap(), 0);
+    }
+
+    #[test]
     fn both_families_listen_at_one_port_in_the_current_namespace() {
         let own = File::open("/proc/self/ns/net").unwrap();
         // Entering a namespace takes CAP_SYS_ADMIN, even one's own; listening doesn't.
         let opened = if nix::unistd::geteuid().is_root() {
-            open(own)
+            open(&own)
         } else {
             listen()
         }

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use aya::maps::{Map, MapData};
 use gateway_ebpf::{Endpoint, OriginKey, Socket};
 
+use super::endpoints::Aliases;
 use super::place::Slice;
 use super::{Error, kernel};
 
-/// The address that a client named; IPv4 even where its socket is IPv6 (v4-mapped).
+/// The configured address that a client named, itself or by another address of this host; IPv4 even
+/// where its socket is IPv6 (v4-mapped).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OriginalDst(pub SocketAddr);
 
@@ -68,13 +70,14 @@ pub struct Origins {
 
 struct Shared {
     map: MapData,
+    aliases: Aliases,
     root: PathBuf,
     mount: File,
     slice: PathBuf,
 }
 
 impl Origins {
-    pub(super) fn new(map: Map, slice: &Slice) -> Result<Self, Error> {
+    pub(super) fn new(map: Map, slice: &Slice, aliases: Aliases) -> Result<Self, Error> {
         let Map::LruHashMap(map) = map else {
             return Err(Error::Incomplete("ORIGINS of the expected kind"));
         };
@@ -85,6 +88,7 @@ impl Origins {
         Ok(Self {
             shared: Arc::new(Shared {
                 map,
+                aliases,
                 root: slice.root.clone(),
                 mount,
                 slice: slice.path.clone(),
@@ -115,7 +119,7 @@ impl Origins {
                     source,
                 })?;
         Ok(Origin {
-            dst: OriginalDst(address(&socket.destination)),
+            dst: OriginalDst(self.shared.aliases.resolve(address(&socket.destination))),
             cgroup: CgroupId(socket.cgroup),
             cgroup_path,
             pid: socket.pid,

@@ -159,6 +159,7 @@ mod tests {
                 slice: slice.into(),
                 pin_dir: "/nowhere".into(),
                 cgroup_root: None,
+                require: Vec::new(),
             };
             let result = Slice::open(&settings);
             assert!(

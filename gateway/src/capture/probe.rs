@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::sys::statfs::BPF_FS_MAGIC;
 use nix::sys::utsname::uname;
 
-use super::{Error, Settings, place, programs};
+use super::{Error, Gap, Hook, Settings, place, programs};
 
 /// The oldest kernel that Weir is tested on.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -40,6 +40,8 @@ pub struct Problem {
     pub what: String,
     /// What a person can do.
     pub fix: String,
+    /// Whether the daemon doesn't start with it.
+    pub fatal: bool,
 }
 
 impl Problem {
@@ -47,6 +49,7 @@ impl Problem {
         Self {
             what: what.into(),
             fix: fix.into(),
+            fatal: true,
         }
     }
 
@@ -63,32 +66,58 @@ impl Problem {
 
 /// All checks, in the order in which one depends on the other.
 pub(super) fn run(settings: &Settings) -> Vec<Check> {
-    vec![
-        Check {
-            name: "kernel",
-            outcome: kernel(),
-        },
-        Check {
-            name: "kernel type information",
-            outcome: btf(),
-        },
-        Check {
-            name: "capabilities",
-            outcome: capabilities(),
-        },
-        Check {
-            name: "cgroup v2",
-            outcome: cgroup2(settings),
-        },
-        Check {
-            name: "bpf file system",
-            outcome: bpffs(settings),
-        },
-        Check {
-            name: "attaching programs",
-            outcome: attach(settings),
-        },
-    ]
+    let mut checks = vec![
+        check("kernel", kernel()),
+        check("kernel type information", btf()),
+        check("capabilities", capabilities()),
+        check("cgroup v2", cgroup2(settings)),
+        check("bpf file system", bpffs(settings)),
+    ];
+    match attach(settings) {
+        Ok(gaps) => {
+            checks.push(check(
+                "attaching programs",
+                Ok("all that are needed".into()),
+            ));
+            checks
+                .extend(Hook::ALL.map(|hook| check(label(hook), optional(hook, &gaps, settings))));
+        }
+        Err(problem) => checks.push(check("attaching programs", Err(problem))),
+    }
+    checks
+}
+
+fn check(name: &'static str, outcome: Result<String, Problem>) -> Check {
+    Check { name, outcome }
+}
+
+fn label(hook: Hook) -> &'static str {
+    match hook {
+        Hook::ConnectUnix => "hook connect-unix",
+        Hook::Perimeter => "hook perimeter",
+        Hook::Lsm => "hook lsm",
+    }
+}
+
+/// A hook that may be missing: without it the daemon runs, unless the settings say otherwise.
+fn optional(hook: Hook, gaps: &[Gap], settings: &Settings) -> Result<String, Problem> {
+    let Some(gap) = gaps.iter().find(|gap| gap.hook == hook) else {
+        return Ok("loads and attaches".into());
+    };
+    let what = format!("{}; so {}", gap.why, hook.consequence());
+    let required = settings.require.contains(&hook);
+    let fix = if required {
+        format!(
+            "it needs {}; capture.require lists it, so the daemon doesn't start",
+            hook.needs()
+        )
+    } else {
+        format!("it needs {}", hook.needs())
+    };
+    Err(Problem {
+        fatal: required,
+        ..Problem::new(what, fix)
+    })
 }
 
 fn kernel() -> Result<String, Problem> {
@@ -165,8 +194,9 @@ fn bpffs(settings: &Settings) -> Result<String, Problem> {
     }
 }
 
-/// Loads all programs and attaches them to a cgroup made for that, then lets go of both.
-fn attach(settings: &Settings) -> Result<String, Problem> {
+/// Loads all programs and attaches them to a cgroup made for that, then lets go of both. Returns what
+/// there isn't of the optional ones.
+fn attach(settings: &Settings) -> Result<Vec<Gap>, Problem> {
     let probe = Settings {
         slice: format!("weir-probe-{}", std::process::id()).into(),
         ..settings.clone()
@@ -176,14 +206,14 @@ fn attach(settings: &Settings) -> Result<String, Problem> {
     let result = programs::try_out(slice.id, slice.dir.as_fd());
     let removed = fs::remove_dir(&slice.path);
     let fix = "check the kernel's configuration: CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL, lockdown";
-    result.map_err(|error| Problem::of(&error, fix))?;
+    let gaps = result.map_err(|error| Problem::of(&error, fix))?;
     removed.map_err(|error: io::Error| {
         Problem::new(
             format!("{} can't be removed: {error}", slice.path.display()),
             "remove it with rmdir",
         )
     })?;
-    Ok("all programs load and attach".into())
+    Ok(gaps)
 }
 
 #[cfg(test)]

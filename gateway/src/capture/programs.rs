@@ -12,21 +12,31 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Endpoint, LAYOUT, Socket};
+use gateway_ebpf::{Address, Endpoint, LAYOUT, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
-use super::Error;
+use super::btf::Types;
+use super::hook::{Gap, Hook};
 use super::kernel::{self, AttachType};
+use super::optional::{OFFSETS, Optional};
 use super::place::Slice;
+use super::unix::CONNECT_UNIX;
+use super::{Error, netns};
 
 /// What `cargo xtask ebpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
 
 /// The programs on the slice, in the order in which they are attached: what redirects comes last,
 /// when all that it relies on is there.
-const PROGRAMS: [(&str, AttachType); 6] = [
+const PROGRAMS: [(&str, AttachType); 12] = [
     ("sock_create", AttachType::SockCreate),
+    ("setsockopt", AttachType::SetSockOpt),
+    ("post_bind4", AttachType::PostBind4),
+    ("post_bind6", AttachType::PostBind6),
+    ("egress", AttachType::Egress),
+    ("sendmsg4", AttachType::SendMsg4),
+    ("sendmsg6", AttachType::SendMsg6),
     ("tcp_connect", AttachType::SockOps),
     ("getpeername4", AttachType::GetPeerName4),
     ("getpeername6", AttachType::GetPeerName6),
@@ -38,8 +48,10 @@ const PROGRAMS: [(&str, AttachType); 6] = [
 const EXEC: &str = "sched_process_exec";
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 3] = [
+const PINNED_MAPS: [(&str, usize, usize); 5] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
+    ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
+    ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
     ("LISTENERS", size_of::<u64>(), size_of::<u32>()),
     ("SOCKETS", size_of::<i32>(), size_of::<Socket>()),
 ];
@@ -47,7 +59,8 @@ const PINNED_MAPS: [(&str, usize, usize); 3] = [
 /// Programs that are loaded, and may be attached.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
-    pins: PathBuf,
+    pub(super) pins: PathBuf,
+    pub(super) optional: Optional,
 }
 
 /// Loads the programs, with the pinned maps where there are some.
@@ -56,25 +69,46 @@ pub(super) fn load(slice: &Slice, pin_dir: &Path) -> Result<Loaded, Error> {
     check_pins(pin_dir, &pins)?;
     fs::create_dir_all(&pins).map_err(Error::io(format!("{} can't be made", pins.display())))?;
 
-    let ebpf = load_object(slice.id, Some(&pins))?;
-    Ok(Loaded { ebpf, pins })
+    let (ebpf, optional) = load_object(slice.id, Some(&pins))?;
+    Ok(Loaded {
+        ebpf,
+        pins,
+        optional,
+    })
 }
 
-/// Loads and attaches everything to a cgroup without pins, and lets go of it.
-pub(super) fn try_out(id: u64, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
-    let ebpf = load_object(id, None)?;
+/// Loads and attaches everything to a cgroup without pins, and lets go of it. What this kernel lacks
+/// of the optional programs is returned.
+pub(super) fn try_out(id: u64, cgroup: BorrowedFd<'_>) -> Result<Vec<Gap>, Error> {
+    let (ebpf, mut optional) = load_object(id, None)?;
     for (name, attach_type) in PROGRAMS {
         kernel::attach(program_fd(&ebpf, name)?, cgroup, attach_type)
             .map_err(Error::io(format!("{name} can't be attached")))?;
     }
-    Ok(())
+    let attach = |program: BorrowedFd<'_>| {
+        kernel::attach(program, cgroup, AttachType::ConnectUnix).map(drop)
+    };
+    optional.attach(attach, None);
+    Ok(optional.gaps().to_vec())
 }
 
-fn load_object(slice: u64, pins: Option<&Path>) -> Result<Ebpf, Error> {
+fn load_object(slice: u64, pins: Option<&Path>) -> Result<(Ebpf, Optional), Error> {
     let level = log_level();
+    let types = Types::of_kernel();
+    let offset = |structure, member| {
+        let types = types.as_ref().ok();
+        types.and_then(|types| types.offset(structure, member))
+    };
+    // 0 where there is none: then the program that would use it isn't loaded.
+    let offsets = OFFSETS.map(|(_, structure, member)| offset(structure, member).unwrap_or(0));
+    let host = netns::own_cookie().map_err(Error::io("this network namespace has no cookie"))?;
     let mut loader = EbpfLoader::new();
     loader.override_global("SLICE", &slice, true);
+    loader.override_global("HOST", &host, true);
     loader.override_global(aya_log::LEVEL, &level, true);
+    for ((global, ..), offset) in OFFSETS.iter().zip(&offsets) {
+        loader.override_global(global, offset, true);
+    }
     for (pins, (name, ..)) in pins
         .iter()
         .flat_map(|pins| PINNED_MAPS.map(|map| (pins, map)))
@@ -86,7 +120,8 @@ fn load_object(slice: u64, pins: Option<&Path>) -> Result<Ebpf, Error> {
         load_one(&mut ebpf, name)?;
     }
     load_one(&mut ebpf, EXEC)?;
-    Ok(ebpf)
+    let optional = Optional::load(&mut ebpf, OBJECT, &types);
+    Ok((ebpf, optional))
 }
 
 fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
@@ -105,8 +140,15 @@ impl Loaded {
     }
 
     /// Makes these programs the slice's. From its return on, until the pins are removed, the slice
-    /// has them, whoever lives.
-    pub(super) fn attach(&mut self, slice: &Slice) -> Result<(), Error> {
+    /// has them, whoever lives. The optional ones come first: without one that is `required`, nothing
+    /// else changes.
+    pub(super) fn attach(&mut self, slice: &Slice, required: &[Hook]) -> Result<(), Error> {
+        self.check_required(required)?;
+        let pin = self.pins.join(format!("link_{CONNECT_UNIX}"));
+        let attach =
+            |program: BorrowedFd<'_>| attach_one(slice, program, &pin, AttachType::ConnectUnix);
+        self.optional.attach(attach, Some(&self.pins));
+        self.check_required(required)?;
         for (name, attach_type) in PROGRAMS {
             let program = program_fd(&self.ebpf, name)?;
             let pin = self.pins.join(format!("link_{name}"));
@@ -135,9 +177,19 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    fn check_required(&self, required: &[Hook]) -> Result<(), Error> {
+        let gaps = self.optional.gaps();
+        let missing = gaps.iter().find(|gap| required.contains(&gap.hook));
+        missing.map_or(Ok(()), |gap| Err(Error::Required(gap.clone())))
+    }
+}
+
 fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     let result = match ebpf.program_mut(name) {
+        Some(Program::CgroupSkb(program)) => program.load(),
         Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::CgroupSockopt(program)) => program.load(),
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::SockOps(program)) => program.load(),
         Some(Program::RawTracePoint(program)) => program.load(),

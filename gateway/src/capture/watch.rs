@@ -11,15 +11,18 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{self, MapData, RingBuf};
 use nix::poll::PollTimeout;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::netlink::{self, Netlink};
+use super::perimeter::Perimeter;
 use super::place::Slice;
 use super::worker::{Stop, Worker};
-use super::{Error, netns};
+use super::{Error, kernel, netns};
 
 /// Time between two scans.
 const SCAN_EVERY: Duration = Duration::from_millis(100);
@@ -65,30 +68,67 @@ impl Watcher {
     }
 }
 
-/// Starts the thread.
+/// Which devices of an agents' own namespace the perimeter is on. Empty for the host's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// The host's ends of the devices with the perimeter.
+    pub covered: Vec<String>,
+    /// Devices in the namespace that lead out of it past the perimeter.
+    pub open: Vec<String>,
+}
+
+/// The [`Coverage`] of each namespace that agents live in.
+#[derive(Clone, Default)]
+pub struct Coverages(Arc<Mutex<HashMap<NetnsId, Coverage>>>);
+
+impl Coverages {
+    /// That of one namespace, as it was found last.
+    #[must_use]
+    pub fn of(&self, id: NetnsId) -> Coverage {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&id).cloned().unwrap_or_default()
+    }
+
+    fn set(&self, all: HashMap<NetnsId, Coverage>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+}
+
+/// Starts the thread. If it is `strict`, a namespace with a way past the perimeter has no listener.
 pub(super) fn start(
     slice: &Slice,
-    events: RingBuf<MapData>,
-    listeners: maps::HashMap<MapData, u64, u32>,
+    (events, listeners): (RingBuf<MapData>, maps::HashMap<MapData, u64, u32>),
+    (perimeter, strict): (Option<Perimeter>, bool),
+    coverages: &Coverages,
 ) -> Result<(Watcher, Worker), Error> {
+    let failed = || Error::io("the thread that watches namespaces can't be started");
     let (sender, receiver) = unbounded_channel();
     let watch = Watch {
         slice: slice.path.clone(),
+        host: NetnsId(netns::own_cookie().map_err(failed())?),
         listeners,
+        perimeter,
+        strict,
+        coverages: coverages.clone(),
         sender,
         known: HashMap::new(),
         failed: HashSet::new(),
         failing: false,
     };
-    let worker = Worker::spawn("weir-watch", move |stop| watch.run(events, &stop)).map_err(
-        Error::io("the thread that watches namespaces can't be started"),
-    )?;
+    let links = Netlink::listen(netlink::LINKS).map_err(failed())?;
+    let body = move |stop: Stop| watch.run(events, &links, &stop);
+    let worker = Worker::spawn("weir-watch", body).map_err(failed())?;
     Ok((Watcher { events: receiver }, worker))
 }
 
 struct Watch {
     slice: PathBuf,
+    host: NetnsId,
     listeners: maps::HashMap<MapData, u64, u32>,
+    perimeter: Option<Perimeter>,
+    /// Whether a namespace with a way past the perimeter has no listener.
+    strict: bool,
+    coverages: Coverages,
     sender: UnboundedSender<NamespaceEvent>,
     /// By inode, which stays the namespace's as long as the listeners hold it.
     known: HashMap<u64, Known>,
@@ -100,17 +140,33 @@ struct Watch {
 
 struct Known {
     id: NetnsId,
+    namespace: File,
     idle: u32,
+    /// The port of its listeners.
+    port: u16,
+    /// Whether the kernel sends clients there.
+    served: bool,
 }
 
 impl Watch {
-    fn run(mut self, mut events: RingBuf<MapData>, stop: &Stop) {
+    fn run(mut self, mut events: RingBuf<MapData>, links: &Netlink, stop: &Stop) {
+        // Each moment until a listener is there, an agent is refused.
+        if let Err(error) = kernel::hurry() {
+            tracing::debug!(%error, "the watch has no priority");
+        }
         // What an earlier daemon left refuses connections until its namespace is found again.
         let stale: Vec<u64> = self.listeners.keys().filter_map(Result::ok).collect();
         self.scan();
         self.forget(&stale);
         let mut next_scan = Instant::now() + SCAN_EVERY;
-        while stop.wait(events.as_fd(), until(next_scan)) && !self.sender.is_closed() {
+        while stop.wait(&[events.as_fd(), links.as_fd()], until(next_scan))
+            && !self.sender.is_closed()
+        {
+            if links.drain()
+                && let Err(error) = self.settle()
+            {
+                tracing::error!(%error, "an agent's network namespace stays without a listener");
+            }
             while let Some(event) = events.next() {
                 if let Some(tid) = event.first_chunk() {
                     self.visit(u32::from_ne_bytes(*tid));
@@ -177,14 +233,22 @@ impl Watch {
     fn open(&mut self, path: &Path) -> io::Result<()> {
         let namespace = File::open(path)?;
         let inode = namespace.metadata()?.ino();
-        let opened = netns::open(namespace)?;
+        let opened = netns::open(&namespace)?;
         let id = NetnsId(opened.cookie);
+        let known = Known {
+            id,
+            namespace,
+            idle: 0,
+            port: opened.port,
+            served: false,
+        };
+        self.known.insert(inode, known);
         // From here on the kernel sends clients, and the backlog holds them until the accept.
-        self.listeners
-            .insert(opened.cookie, u32::from(opened.port), 0)
-            .map_err(io::Error::other)?;
+        if let Err(error) = self.settle() {
+            self.known.remove(&inode);
+            return Err(error);
+        }
         self.failing = false;
-        self.known.insert(inode, Known { id, idle: 0 });
         tracing::debug!(
             netns = id.0,
             port = opened.port,
@@ -195,6 +259,60 @@ impl Watch {
             listeners: opened.listeners,
         });
         Ok(())
+    }
+
+    /// Puts the perimeter around the known namespaces, and has clients sent to the listeners of those
+    /// that may have them: all, or if the perimeter is required, those without a way past it.
+    fn settle(&mut self) -> io::Result<()> {
+        if !self.strict {
+            self.serve(|_| true)?;
+        }
+        let coverages = self.cover();
+        if self.strict {
+            let host = self.host;
+            let is_closed = |id| coverages.get(&id).is_some_and(|c| c.open.is_empty());
+            self.serve(|id| id == host || is_closed(id))?;
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, may_serve: impl Fn(NetnsId) -> bool) -> io::Result<()> {
+        for known in self.known.values_mut() {
+            let serve = may_serve(known.id);
+            if serve == known.served {
+                continue;
+            }
+            if serve {
+                self.listeners.insert(known.id.0, u32::from(known.port), 0)
+            } else {
+                self.listeners.remove(&known.id.0)
+            }
+            .map_err(io::Error::other)?;
+            known.served = serve;
+        }
+        Ok(())
+    }
+
+    /// Puts the perimeter on each device that leads to a namespace of agents, the host's own aside.
+    fn cover(&mut self) -> HashMap<NetnsId, Coverage> {
+        let Some(perimeter) = &mut self.perimeter else {
+            return HashMap::new();
+        };
+        let own = self.known.values().filter(|known| known.id != self.host);
+        let namespaces: Vec<(NetnsId, &File)> =
+            own.map(|known| (known.id, &known.namespace)).collect();
+        let coverages = perimeter.cover(&namespaces).unwrap_or_else(|error| {
+            tracing::error!(%error, "the perimeter can't be put on the host's devices");
+            HashMap::new()
+        });
+        if self.strict {
+            for (id, coverage) in coverages.iter().filter(|(_, c)| !c.open.is_empty()) {
+                tracing::warn!(netns = id.0, devices = ?coverage.open,
+                    "a network namespace with a way past the perimeter, which is required, has no database");
+            }
+        }
+        self.coverages.set(coverages.clone());
+        coverages
     }
 
     fn remove(&mut self, id: NetnsId) {

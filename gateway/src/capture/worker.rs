@@ -40,15 +40,16 @@ impl Drop for Worker {
 pub(super) struct Stop(PipeReader);
 
 impl Stop {
-    /// Waits until `fd` is readable, or the time is over. False when the thread has to end.
-    pub(super) fn wait(&self, fd: BorrowedFd<'_>, timeout: PollTimeout) -> bool {
-        let mut fds = [
-            PollFd::new(self.0.as_fd(), PollFlags::POLLIN),
-            PollFd::new(fd, PollFlags::POLLIN),
-        ];
+    /// Waits until one of `fds` is readable, or the time is over. False when the thread has to end.
+    pub(super) fn wait(&self, fds: &[BorrowedFd<'_>], timeout: PollTimeout) -> bool {
+        let own = std::iter::once(self.0.as_fd());
+        let mut polled: Vec<PollFd<'_>> = own
+            .chain(fds.iter().copied())
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
         // EINTR only means that the caller's loop turns once more.
-        let _ = poll(&mut fds, timeout);
-        fds[0].revents().is_none_or(|events| events.is_empty())
+        let _ = poll(&mut polled, timeout);
+        polled[0].revents().is_none_or(|events| events.is_empty())
     }
 }
 
@@ -65,7 +66,7 @@ mod tests {
         let flag = Arc::clone(&ended);
         let (quiet, _open) = io::pipe().unwrap();
         let worker = Worker::spawn("test", move |stop| {
-            while stop.wait(quiet.as_fd(), PollTimeout::NONE) {}
+            while stop.wait(&[quiet.as_fd()], PollTimeout::NONE) {}
             flag.store(true, Ordering::SeqCst);
         });
         drop(worker.unwrap());

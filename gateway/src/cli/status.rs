@@ -71,6 +71,20 @@ fn show(status: &Status, coloured: bool, out: &mut impl Write) -> io::Result<()>
         "namespaces   {}, {listeners} listeners",
         status.namespaces.len()
     )?;
+    for namespace in status.namespaces.iter().filter(|n| !n.open.is_empty()) {
+        let (id, devices) = (namespace.id, namespace.open.join(", "));
+        let problem = format!("{devices} of namespace {id} leads out past the perimeter");
+        problem_line(&problem, coloured, out)?;
+    }
+    for gap in &status.gaps {
+        writeln!(
+            out,
+            "gap          {}: {}",
+            escape(&gap.hook),
+            escape(&gap.why)
+        )?;
+        problem_line(&gap.consequence, coloured, out)?;
+    }
     writeln!(out, "sessions     {} open", status.open_sessions)?;
     let (allowed, denied) = (status.statements_allowed, status.statements_denied);
     writeln!(out, "statements   {allowed} allowed, {denied} denied")
@@ -118,7 +132,7 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{NamespaceStatus, PolicyStatus};
+    use crate::control::{GapStatus, NamespaceStatus, PolicyStatus};
 
     #[test]
     fn everything_that_is_wrong_is_shown() {
@@ -142,6 +156,14 @@ mod tests {
             namespaces: vec![NamespaceStatus {
                 id: 1,
                 listeners: 2,
+                perimeter: vec!["veth0".into()],
+                open: vec!["mac0\x1b".into()],
+            }],
+            gaps: vec![GapStatus {
+                hook: "lsm".into(),
+                why: "it isn't on".into(),
+                consequence: "a way is open".into(),
+                ..GapStatus::default()
             }],
             open_sessions: 4,
             statements_allowed: 5,
@@ -159,6 +181,9 @@ datastore    appdb at 10.0.3.7:5432: catalog not loaded
              ! connecting failed\\x1b[2J
 agents       coder
 namespaces   1, 2 listeners
+             ! mac0\\x1b of namespace 1 leads out past the perimeter
+gap          lsm: it isn't on
+             ! a way is open
 sessions     4 open
 statements   5 allowed, 6 denied
 "

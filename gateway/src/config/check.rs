@@ -106,11 +106,19 @@ impl Check<'_> {
             None => Some(None),
             Some(root) => self.path(root).map(Some),
         };
+        let require: Option<Vec<capture::Hook>> =
+            raw.require.iter().map(|name| self.hook(name)).collect();
         Some(capture::Settings {
             slice: slice?,
             pin_dir: pin_dir?,
             cgroup_root: cgroup_root?,
+            require: require?,
         })
+    }
+
+    fn hook(&mut self, name: &Text) -> Option<capture::Hook> {
+        let known = capture::Hook::ALL.map(capture::Hook::name);
+        capture::Hook::named(name.get_ref()).or_else(|| self.unknown(name, name.get_ref(), &known))
     }
 
     fn slice(&mut self, slice: &Text) -> Option<PathBuf> {

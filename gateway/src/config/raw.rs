@@ -38,6 +38,8 @@ pub(super) struct Capture {
     pub(super) slice: Option<Text>,
     pub(super) pin_dir: Option<Text>,
     pub(super) cgroup_root: Option<Text>,
+    #[serde(default)]
+    pub(super) require: Vec<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,7 +3,8 @@
 use std::sync::{Arc, PoisonError};
 
 use super::Running;
-use crate::control::{DatastoreStatus, Handle, NamespaceStatus, OpenSession, Status};
+use crate::capture::{Coverage, Gap};
+use crate::control::{DatastoreStatus, GapStatus, Handle, NamespaceStatus, OpenSession, Status};
 
 /// The way in for the control socket.
 pub(super) fn handle(running: &Arc<Running>) -> Handle {
@@ -16,6 +17,15 @@ pub(super) fn handle(running: &Arc<Running>) -> Handle {
         status: Arc::new(move || status.status()),
         sessions: Arc::new(move || sessions.open_sessions()),
         reload: Arc::new(move || reload.reload()),
+    }
+}
+
+fn gap(gap: &Gap) -> GapStatus {
+    GapStatus {
+        hook: gap.hook.name().to_owned(),
+        why: gap.why.clone(),
+        needs: gap.hook.needs().to_owned(),
+        consequence: gap.hook.consequence().to_owned(),
     }
 }
 
@@ -35,6 +45,7 @@ impl Running {
                 .map(|a| a.name.to_string())
                 .collect(),
             namespaces: self.namespace_status(),
+            gaps: self.gaps.iter().map(gap).collect(),
             open_sessions: counts.open,
             statements_allowed: counts.allowed,
             statements_denied: counts.denied,
@@ -61,9 +72,14 @@ impl Running {
             .namespaces
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let status = |(id, tasks): (&crate::capture::NetnsId, &Vec<_>)| NamespaceStatus {
-            id: id.0,
-            listeners: tasks.len(),
+        let status = |(id, tasks): (&crate::capture::NetnsId, &Vec<_>)| {
+            let Coverage { covered, open } = self.coverages.of(*id);
+            NamespaceStatus {
+                id: id.0,
+                listeners: tasks.len(),
+                perimeter: covered,
+                open,
+            }
         };
         namespaces.iter().map(status).collect()
     }

@@ -7,17 +7,22 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
-use weir::capture::{Capture, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings, Watcher};
+use weir::capture::{
+    Capture, Coverage, Hook, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings, Watcher,
+};
 
 /// Protected addresses that exist nowhere.
 pub(crate) const V4: &str = "10.77.0.1:5432";
@@ -26,14 +31,17 @@ pub(crate) const V6: &str = "[fd77::1]:5432";
 /// In the environment of a process that plays the daemon: its slice and its pins.
 pub(crate) const ROLE: &str = "WEIR_TEST_DAEMON";
 
+/// In the environment of a process that plays the first one of a new namespace: its cgroup.
+pub(crate) const NEWCOMER: &str = "WEIR_TEST_NEWCOMER";
+
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Stage {
     pub(crate) slice: String,
     pub(crate) pins: PathBuf,
+    pub(crate) namespace: String,
     root: PathBuf,
-    netns: String,
     scratch: tempfile::TempDir,
 }
 
@@ -46,11 +54,11 @@ impl Stage {
             slice: format!("{name}.slice"),
             pins: Path::new("/sys/fs/bpf").join(&name),
             root: cgroup_root(),
-            netns: name,
+            namespace: name,
             scratch: tempfile::tempdir().unwrap(),
         };
         fs::create_dir(stage.slice_path()).expect("these tests need root");
-        run(Command::new("ip").args(["netns", "add", &stage.netns]));
+        run(Command::new("ip").args(["netns", "add", &stage.namespace]));
         stage.ip(&["link", "set", "lo", "up"]);
         stage
     }
@@ -60,6 +68,7 @@ impl Stage {
             slice: self.slice.clone().into(),
             pin_dir: self.pins.clone(),
             cgroup_root: None,
+            require: Vec::new(),
         }
     }
 
@@ -72,9 +81,16 @@ impl Stage {
         self.scratch.path().join("flag")
     }
 
+    /// A path that nobody has used.
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
     /// `ip` inside the stage's namespace.
     pub(crate) fn ip(&self, arguments: &[&str]) {
-        run(Command::new("ip").args(["-n", &self.netns]).args(arguments));
+        run(Command::new("ip")
+            .args(["-n", &self.namespace])
+            .args(arguments));
     }
 
     /// A python program as an agent in the stage's namespace; it runs until it is dropped, or its end.
@@ -86,7 +102,7 @@ impl Stage {
     pub(crate) fn agent_in(&self, child: &str, script: &str, arguments: &[&str]) -> Agent {
         let cgroup = self.slice_path().join(child);
         fs::create_dir_all(&cgroup).unwrap();
-        Agent::spawn(Some(&cgroup), Some(&self.netns), script, arguments)
+        Agent::spawn(Some(&cgroup), Some(&self.namespace), script, arguments)
     }
 
     /// An agent in the namespace of the daemon.
@@ -96,7 +112,7 @@ impl Stage {
 
     /// A process in the stage's namespace that isn't an agent.
     pub(crate) fn outsider(&self, script: &str, arguments: &[&str]) -> Agent {
-        Agent::spawn(None, Some(&self.netns), script, arguments)
+        Agent::spawn(None, Some(&self.namespace), script, arguments)
     }
 
     /// What an agent's attempt to connect comes to.
@@ -107,20 +123,31 @@ impl Stage {
 
     /// A server outside of the slice, in the stage's namespace.
     pub(crate) fn server(&self, script: &str, address: &str, port: &str) -> Server {
-        let mut agent = self.outsider(script, &[address, port]);
-        let mut line = String::new();
-        BufReader::new(agent.child.stdout.take().unwrap())
-            .read_line(&mut line)
+        Server::of(self.outsider(script, &[address, port]))
+    }
+
+    /// A server outside of the slice, in the namespace of the daemon.
+    pub(crate) fn server_on_host(&self, script: &str, address: &str, port: &str) -> Server {
+        Server::of(Agent::spawn(None, None, script, &[address, port]))
+    }
+
+    /// A process in the namespace of the daemon that isn't an agent.
+    pub(crate) fn outsider_on_host(&self, script: &str, arguments: &[&str]) -> Agent {
+        Agent::spawn(None, None, script, arguments)
+    }
+
+    /// How long the first process of a namespace is refused, from its first moment there on.
+    pub(crate) fn wait_of_a_newcomer(&self) -> Duration {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "role_of_a_newcomer", "--nocapture"])
+            .env(NEWCOMER, self.slice_path())
+            .output()
             .unwrap();
-        let port = line
-            .trim()
-            .strip_prefix("ready ")
-            .expect("the server starts")
-            .to_owned();
-        Server {
-            port,
-            _agent: agent,
-        }
+        let text = String::from_utf8(output.stdout).unwrap();
+        let micros = text
+            .lines()
+            .find_map(|line| line.strip_prefix("served after "));
+        Duration::from_micros(micros.expect("the newcomer is served").parse().unwrap())
     }
 
     /// A daemon in a process of its own, serving, with `V4` protected.
@@ -145,7 +172,7 @@ impl Drop for Stage {
         remove_cgroup(&self.slice_path());
         let _ = fs::remove_dir_all(&self.pins);
         let _ = Command::new("ip")
-            .args(["netns", "del", &self.netns])
+            .args(["netns", "del", &self.namespace])
             .status();
     }
 }
@@ -176,6 +203,30 @@ fn cgroup_root() -> PathBuf {
         .into()
 }
 
+/// The hooks that this machine can't have, by what it says of itself.
+pub(crate) fn expected_gaps() -> Vec<Hook> {
+    let names = uname().unwrap();
+    let release = names.release().to_str().unwrap().to_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let mut gaps = Vec::new();
+    if version < (6, 7) {
+        gaps.push(Hook::ConnectUnix);
+    }
+    if !modules.trim().split(',').any(|module| module == "bpf") {
+        gaps.push(Hook::Lsm);
+    }
+    gaps
+}
+
+/// `ip` in the namespace of the daemon.
+pub(crate) fn host_ip(arguments: &str) {
+    run(Command::new("ip").args(arguments.split(' ')));
+}
+
 fn run(command: &mut Command) {
     let status = command.status().unwrap();
     assert!(status.success(), "{command:?}: {status}");
@@ -186,10 +237,22 @@ pub(crate) struct Server {
     _agent: Agent,
 }
 
+impl Server {
+    fn of(mut agent: Agent) -> Self {
+        let line = agent.line();
+        let port = line.strip_prefix("ready ").expect("the server starts");
+        Self {
+            port: port.to_owned(),
+            _agent: agent,
+        }
+    }
+}
+
 /// A process that a test started; killed when dropped.
 pub(crate) struct Agent {
     pub(crate) pid: u32,
     child: Child,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Agent {
@@ -199,7 +262,7 @@ impl Agent {
             None => String::new(),
         };
         let netns = netns.map_or(String::new(), |name| format!("ip netns exec {name} "));
-        let child = Command::new("sh")
+        let mut child = Command::new("sh")
             .args([
                 "-c",
                 &format!("{enter}exec {netns}python3 -c \"$0\" \"$@\""),
@@ -211,15 +274,27 @@ impl Agent {
             .unwrap();
         Self {
             pid: child.id(),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
             child,
         }
+    }
+
+    /// Waits until it has printed this line.
+    pub(crate) fn wait_for(&mut self, expected: &str) {
+        assert_eq!(self.line(), expected);
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
     }
 
     /// Waits for the end, and gives what was printed.
     pub(crate) fn output(mut self) -> String {
         let mut text = String::new();
-        let mut stdout = self.child.stdout.take().unwrap();
-        stdout.read_to_string(&mut text).unwrap();
+        self.stdout.read_to_string(&mut text).unwrap();
         text.trim_end().to_owned()
     }
 }
@@ -275,29 +350,54 @@ pub(crate) struct Daemon {
     capture: Capture,
     accepted: mpsc::Receiver<Accepted>,
     downs: mpsc::Receiver<NetnsId>,
+    serving: JoinHandle<()>,
 }
 
 impl Daemon {
     /// A daemon in this process that protects these endpoints.
     pub(crate) fn start(stage: &Stage, endpoints: &[&str]) -> Self {
-        let mut daemon = Self::resume(stage);
+        Self::start_with(&stage.settings(), endpoints)
+    }
+
+    /// The same with settings of its own.
+    pub(crate) fn start_with(settings: &Settings, endpoints: &[&str]) -> Self {
+        let mut daemon = Self::begin(settings);
         daemon.set_endpoints(endpoints);
         daemon
     }
 
     /// A daemon that leaves the protected endpoints as it finds them.
     pub(crate) fn resume(stage: &Stage) -> Self {
-        let mut capture = Capture::start(&stage.settings()).unwrap();
+        Self::begin(&stage.settings())
+    }
+
+    fn begin(settings: &Settings) -> Self {
+        let mut capture = Capture::start(settings).unwrap();
         let watcher = capture.watch().unwrap();
         let origins = capture.origins();
         let (connections, accepted) = mpsc::channel();
         let (down, downs) = mpsc::channel();
-        std::thread::spawn(move || serve(watcher, &origins, &connections, &down));
+        let serving = std::thread::spawn(move || serve(watcher, &origins, &connections, &down));
         Self {
             capture,
             accepted,
             downs,
+            serving,
         }
+    }
+
+    pub(crate) fn lacks(&self, hook: Hook) -> bool {
+        self.capture.gaps().iter().any(|gap| gap.hook == hook)
+    }
+
+    pub(crate) fn coverage(&self, namespace: NetnsId) -> Coverage {
+        self.capture.coverages().of(namespace)
+    }
+
+    /// Ends, with all of its listeners.
+    pub(crate) fn die(self) {
+        drop(self.capture);
+        self.serving.join().unwrap();
     }
 
     pub(crate) fn set_endpoints(&mut self, endpoints: &[&str]) {
@@ -382,6 +482,21 @@ async fn accept(
     }
 }
 
+/// The life of a process that comes into being in a namespace of its own, and dials at once.
+pub(crate) fn dial_until_served() {
+    let cgroup = PathBuf::from(std::env::var_os(NEWCOMER).unwrap());
+    fs::write(cgroup.join("cgroup.procs"), "0").unwrap();
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let begin = Instant::now();
+    run(Command::new("ip").args(["link", "set", "lo", "up"]));
+    let mut greeting = [0; 4];
+    let mut serve = || TcpStream::connect(V4)?.read_exact(&mut greeting);
+    while serve().is_err() {
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    println!("\nserved after {}", begin.elapsed().as_micros());
+}
+
 /// The life of a process that plays the daemon.
 pub(crate) fn serve_until_killed() {
     let role = std::env::var(ROLE).unwrap();
@@ -390,6 +505,7 @@ pub(crate) fn serve_until_killed() {
         slice: slice.into(),
         pin_dir: pins.into(),
         cgroup_root: None,
+        require: Vec::new(),
     };
     let mut capture = Capture::start(&settings).unwrap();
     capture.set_endpoints(&[V4.parse().unwrap()]).unwrap();

@@ -98,6 +98,7 @@ fn everything_can_be_moved_and_set() {
 slice = "test.slice/weir"
 pin_dir = "/sys/fs/bpf/test"
 cgroup_root = "/sys/fs/cgroup/unified"
+require = ["perimeter", "connect-unix"]
 [paths]
 state_dir = "/tmp/s"
 run_dir = "/tmp/r"
@@ -111,6 +112,10 @@ results = "digest"
     assert_eq!(
         config.capture.cgroup_root.as_deref(),
         Some(Path::new("/sys/fs/cgroup/unified"))
+    );
+    assert_eq!(
+        config.capture.require,
+        [capture::Hook::Perimeter, capture::Hook::ConnectUnix]
     );
     assert_eq!(config.paths.journal(), Path::new("/tmp/s/journal"));
     assert_eq!(config.paths.socket(), Path::new("/tmp/r/weir.sock"));
@@ -415,4 +420,10 @@ proptest! {
     fn no_host_panics(host in "[a-z0-9:.\\[\\]]{0,30}") {
         let _ = Host::parse(&host);
     }
+}
+
+#[test]
+fn a_required_hook_has_to_be_one() {
+    let text = format!("{GOOD}[capture]\nrequire = [\"lsm\", \"conect-unix\"]");
+    refused(parse(&text), "13:19", "did you mean \"connect-unix\"?");
 }

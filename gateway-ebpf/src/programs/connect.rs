@@ -1,0 +1,186 @@
+//! Connects and datagrams: where they really go, and whether Weir is to be there instead.
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use aya_log_ebpf::{debug, warn};
+use gateway_ebpf::{Endpoint, LOOPBACK_V4, LOOPBACK_V6, NO_LISTENER, Socket};
+
+use super::{
+    ALLOW, DENY, IPPROTO_TCP, bound, listener, named4, named6, netns, protected, write_ip4,
+    write_ip6, write_port,
+};
+use crate::maps;
+
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
+    match rule(&ctx, named4(&ctx)) {
+        Verdict::Redirect { port, .. } => {
+            write_ip4(&ctx, LOOPBACK_V4);
+            write_port(&ctx, port);
+            ALLOW
+        }
+        Verdict::Pass => ALLOW,
+        Verdict::Deny => DENY,
+    }
+}
+
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
+    match rule(&ctx, named6(&ctx)) {
+        Verdict::Redirect { port, v4 } => {
+            let loopback = Endpoint::v4(LOOPBACK_V4, 0).address;
+            write_ip6(&ctx, if v4 { loopback } else { LOOPBACK_V6 });
+            write_port(&ctx, port);
+            ALLOW
+        }
+        Verdict::Pass => ALLOW,
+        Verdict::Deny => DENY,
+    }
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram(&ctx, named4(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram(&ctx, named6(&ctx))
+}
+
+/// A datagram from a socket that isn't connected: none goes to a protected endpoint.
+#[inline(always)]
+fn datagram(ctx: &SockAddrContext, named: Endpoint) -> i32 {
+    // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if sk.is_null() {
+        return DENY;
+    }
+    // SAFETY: `sk` is the context's socket.
+    let bound = unsafe { bound(sk) };
+    match named.resolve(&bound) {
+        Some(destination) if protected(destination, netns(ctx)).is_none() => ALLOW,
+        _ => {
+            debug!(ctx, "denied a datagram to a protected endpoint");
+            DENY
+        }
+    }
+}
+
+enum Verdict {
+    Pass,
+    Deny,
+    /// To the listener at this port, at IPv4's or IPv6's loopback.
+    Redirect {
+        port: u16,
+        v4: bool,
+    },
+}
+
+/// What happens to a connect to `named`.
+#[inline(always)]
+fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
+    // SAFETY: as in the hooks; the verifier knows that `sk` is this context's socket.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if sk.is_null() {
+        return Verdict::Deny;
+    }
+    // SAFETY: `sk` is the context's socket. `connect` holds its lock while this runs.
+    let mut record = unsafe { maps::socket(sk.cast()) };
+    if let Some(record) = &mut record {
+        // A socket can connect again, to somewhere else (AF_UNSPEC in between).
+        record.listener = NO_LISTENER;
+    }
+    // SAFETY: as above.
+    let bound = unsafe { bound(sk) };
+    let Some(destination) = named.resolve(&bound) else {
+        warn!(
+            ctx,
+            "denied a connect to the wildcard address from a bound socket"
+        );
+        return Verdict::Deny;
+    };
+    let netns = netns(ctx);
+    let listener = listener(netns);
+    if listener != NO_LISTENER && destination.is_loopback() && listener == destination.port {
+        warn!(ctx, "denied a connect to Weir's own listener");
+        return Verdict::Deny;
+    }
+    let Some(destination) = protected(destination, netns) else {
+        return Verdict::Pass;
+    };
+    redirect(ctx, record, destination, listener)
+}
+
+/// Sends a connect to a protected endpoint to the namespace's listener, or denies it.
+#[inline(always)]
+fn redirect(
+    ctx: &SockAddrContext,
+    record: Option<&mut Socket>,
+    destination: Endpoint,
+    listener: u32,
+) -> Verdict {
+    // SAFETY: as in the hooks.
+    let protocol = unsafe { (*ctx.sock_addr).protocol };
+    if protocol != IPPROTO_TCP {
+        // Resolvers connect UDP sockets only to learn their source address, and take a no.
+        debug!(ctx, "denied protocol {} to a protected endpoint", protocol);
+        return Verdict::Deny;
+    }
+    // Without a record: sockets that are older than the pins, and MPTCP's subflows, which the kernel
+    // makes itself.
+    let Some(record) = record else {
+        warn!(
+            ctx,
+            "denied a socket of unknown origin to a protected endpoint"
+        );
+        return Verdict::Deny;
+    };
+    if listener == NO_LISTENER {
+        maps::report_namespace();
+        debug!(
+            ctx,
+            "denied a connect from a namespace without a listener yet"
+        );
+        return Verdict::Deny;
+    }
+    record.destination = destination;
+    record.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    record.uid = bpf_get_current_uid_gid() as u32;
+    record.comm = bpf_get_current_comm().unwrap_or_default();
+    record.listener = listener;
+    Verdict::Redirect {
+        port: listener as u16,
+        v4: destination.is_v4(),
+    }
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn getpeername4(ctx: SockAddrContext) -> i32 {
+    if let Some(destination) = redirected_from(ctx.sock_addr) {
+        write_ip4(&ctx, destination.address[3]);
+        write_port(&ctx, destination.port as u16);
+    }
+    ALLOW
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
+    if let Some(destination) = redirected_from(ctx.sock_addr) {
+        write_ip6(&ctx, destination.address);
+        write_port(&ctx, destination.port as u16);
+    }
+    ALLOW
+}
+
+/// Where the client of a redirected socket wanted to go.
+#[inline(always)]
+fn redirected_from(ctx: *mut bpf_sock_addr) -> Option<Endpoint> {
+    // SAFETY: as in the other hooks.
+    let record = unsafe { maps::socket((*ctx).__bindgen_anon_1.sk.cast()) }?;
+    (record.listener != NO_LISTENER).then_some(record.destination)
+}

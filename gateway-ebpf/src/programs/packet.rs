@@ -1,0 +1,283 @@
+//! Packets, by the address that is on the wire: whatever made them, and whatever was rewritten on
+//! the way.
+//!
+//! `egress` sees what sockets of the slice send, after the rules of their own network namespace.
+//! `perimeter` sees what arrives from an agent's namespace at the host's end of its veth, whoever
+//! sent it. A packet whose destination or port can't be read, and is for a host with a protected
+//! endpoint, is dropped.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    macros::{cgroup_skb, classifier},
+    programs::{SkBuffContext, TcContext, sk_buff::SkBuff},
+};
+use aya_log_ebpf::debug;
+use gateway_ebpf::{Address, Endpoint};
+
+use super::{ALLOW, DENY};
+use crate::maps::{self, Scope};
+
+/// `TC_ACT_UNSPEC` and `TCX_NEXT`: the next program is asked.
+const TC_NEXT: i32 = -1;
+/// `TC_ACT_SHOT` and `TCX_DROP`.
+const TC_DROP: i32 = 2;
+
+const ETHERNET_HEADER: usize = 14;
+
+/// `ETH_P_*` as a context has them, in network byte order.
+const IPV4: u32 = 0x0800_u16.to_be() as u32;
+const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// What another header lies under, in which there may be IP again. (The kernel has taken the
+/// outermost VLAN tag off.)
+const VLAN: u32 = 0x8100_u16.to_be() as u32;
+const PROVIDER_VLAN: u32 = 0x88a8_u16.to_be() as u32;
+const PPPOE: u32 = 0x8864_u16.to_be() as u32;
+const MPLS: u32 = 0x8847_u16.to_be() as u32;
+const MPLS_MULTICAST: u32 = 0x8848_u16.to_be() as u32;
+
+/// The loopback device's index, in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK_DEVICE: u32 = 1;
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const NO_NEXT_HEADER: u8 = 59;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// More extension headers than anybody has use for.
+const MAX_HEADERS: usize = 8;
+
+/// An IPv4 header without options, and the first bytes of what it carries.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4 {
+    /// Version and length in words.
+    length: u8,
+    service: u8,
+    total: u16,
+    id: u16,
+    fragment: u16,
+    lifetime: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+    /// Source and destination, if there is neither an option nor an offset.
+    ports: [u16; 2],
+}
+
+/// An IPv6 header, and the first bytes of what it carries.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6 {
+    flow: u32,
+    payload: u16,
+    next: u8,
+    hops: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+    /// Source and destination, if there is no extension header.
+    ports: [u16; 2],
+}
+
+const V4_HEADER: usize = 20;
+const V6_HEADER: usize = 40;
+
+#[cgroup_skb(egress)]
+pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
+    let packet = Packet::<false> {
+        skb: &ctx.skb,
+        start: 0,
+    };
+    let dropped = match ctx.skb.protocol() {
+        IPV4 => packet.is_dropped_v4(),
+        IPV6 => packet.is_dropped_v6(),
+        // This hook has nothing else.
+        _ => true,
+    };
+    if dropped {
+        debug!(&ctx, "dropped a packet to a protected endpoint");
+        return DENY;
+    }
+    ALLOW
+}
+
+#[classifier]
+pub(crate) fn perimeter(ctx: TcContext) -> i32 {
+    let packet = Packet::<true> {
+        skb: &ctx.skb,
+        start: ETHERNET_HEADER,
+    };
+    let dropped = match ctx.skb.protocol() {
+        IPV4 => packet.is_dropped_v4(),
+        IPV6 => packet.is_dropped_v6(),
+        VLAN | PROVIDER_VLAN | PPPOE | MPLS | MPLS_MULTICAST => true,
+        _ => false,
+    };
+    if dropped {
+        debug!(
+            &ctx,
+            "dropped a packet from an agent's namespace to a protected endpoint"
+        );
+        return TC_DROP;
+    }
+    TC_NEXT
+}
+
+/// A packet with its IP header at `start`; at the perimeter, or as its socket sends it.
+struct Packet<'a, const PERIMETER: bool> {
+    skb: &'a SkBuff,
+    start: usize,
+}
+
+impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
+    #[inline(always)]
+    fn is_dropped_v4(&self) -> bool {
+        if let Ok(header) = self.skb.load::<Ipv4>(self.start) {
+            let whole = header.length & 0xf == 5 && fragment_offset(header.fragment) == 0;
+            if whole && has_ports(header.protocol) {
+                let port = u16::from_be(header.ports[1]);
+                return self.is_guarded(Endpoint::v4(header.destination, port));
+            }
+        }
+        self.is_dropped_unusual_v4()
+    }
+
+    /// With options, a fragment, without ports, or too short for them.
+    #[inline(always)]
+    fn is_dropped_unusual_v4(&self) -> bool {
+        let Ok(header) = self.skb.load::<[u8; V4_HEADER]>(self.start) else {
+            return true;
+        };
+        let length = usize::from(header[0] & 0xf) * 4;
+        let is_multicast = header[16] & 0xf0 == 0xe0;
+        // A source route is an option, and then the address isn't where the packet ends. Only
+        // multicast's own protocols have use for options.
+        if length < V4_HEADER || (length > V4_HEADER && !is_multicast) {
+            return true;
+        }
+        let protocol = header[9];
+        let destination = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
+        let whole = fragment_offset(u16::from_ne_bytes([header[6], header[7]])) == 0;
+        if whole && protocol == ICMP {
+            return false;
+        }
+        if whole
+            && has_ports(protocol)
+            && let Ok(port) = self.skb.load::<u16>(self.start + length + 2)
+        {
+            return self.is_guarded(Endpoint::v4(destination, u16::from_be(port)));
+        }
+        self.is_guarded_address(Endpoint::v4(destination, 0))
+    }
+
+    #[inline(always)]
+    fn is_dropped_v6(&self) -> bool {
+        if let Ok(header) = self.skb.load::<Ipv6>(self.start)
+            && has_ports(header.next)
+        {
+            let port = u16::from_be(header.ports[1]);
+            return self.is_guarded(Endpoint::v6(header.destination, port));
+        }
+        self.is_dropped_unusual_v6()
+    }
+
+    /// With extension headers, without ports, or too short for them.
+    #[inline(always)]
+    fn is_dropped_unusual_v6(&self) -> bool {
+        let Ok(next) = self.skb.load::<u8>(self.start + 6) else {
+            return true;
+        };
+        let Ok(address) = self.skb.load::<Address>(self.start + 24) else {
+            return true;
+        };
+        let mut next = next;
+        let mut place = self.start + V6_HEADER;
+        for _ in 0..MAX_HEADERS {
+            if next == ICMPV6 || next == NO_NEXT_HEADER {
+                return false;
+            }
+            if has_ports(next) {
+                let Ok(port) = self.skb.load::<u16>(place + 2) else {
+                    break;
+                };
+                return self.is_guarded(Endpoint::v6(address, u16::from_be(port)));
+            }
+            let Ok(header) = self.skb.load::<[u8; 4]>(place) else {
+                break;
+            };
+            let size = match next {
+                HOP_BY_HOP | DESTINATION_OPTIONS => (usize::from(header[1]) + 1) * 8,
+                // Where it goes in the end is in this header, as long as stations are left.
+                ROUTING if header[3] != 0 => return true,
+                ROUTING => (usize::from(header[1]) + 1) * 8,
+                AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
+                FRAGMENT if u16::from_be_bytes([header[2], header[3]]) >> 3 == 0 => 8,
+                // A later fragment, or what this doesn't know.
+                _ => break,
+            };
+            next = header[0];
+            place += size;
+        }
+        self.is_guarded_address(Endpoint::v6(address, 0))
+    }
+
+    /// Whether the packet's sender has no way to an endpoint but Weir.
+    #[inline(always)]
+    fn is_guarded(&self, endpoint: Endpoint) -> bool {
+        let scope = maps::endpoint_scope(&endpoint);
+        if scope != Scope::NOBODY {
+            return self.is_meant(scope);
+        }
+        // At an address that came up just now, say.
+        !PERIMETER
+            && self.device() == LOOPBACK_DEVICE
+            && maps::is_local_port(endpoint.port as u16)
+            && self.is_from_host()
+    }
+
+    /// As `is_guarded`, for whichever port.
+    #[inline(always)]
+    fn is_guarded_address(&self, endpoint: Endpoint) -> bool {
+        let endpoint = endpoint.canonical_loopback().unwrap_or(endpoint);
+        let scope = maps::address_scope(&endpoint.address);
+        scope != Scope::NOBODY && self.is_meant(scope)
+    }
+
+    #[inline(always)]
+    fn is_meant(&self, scope: Scope) -> bool {
+        scope.is_anywhere() || (!PERIMETER && self.is_from_host())
+    }
+
+    /// Whether the packet's socket is in the host's own namespace, as far as is known.
+    #[inline(always)]
+    fn is_from_host(&self) -> bool {
+        let skb: *mut __sk_buff = self.skb.skb;
+        // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
+        let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+        // SAFETY: `sk` is the context's socket.
+        unsafe { maps::socket(sk.cast()) }.is_none_or(|record| record.on_host != 0)
+    }
+
+    #[inline(always)]
+    fn device(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb.skb).ifindex }
+    }
+}
+
+/// The offset in an IPv4 header's field, in units of eight bytes.
+#[inline(always)]
+fn fragment_offset(field: u16) -> u16 {
+    u16::from_be(field) & 0x1fff
+}
+
+/// TCP, UDP, DCCP, SCTP and UDP-Lite: the destination's port is their second 16 bits.
+#[inline(always)]
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+}

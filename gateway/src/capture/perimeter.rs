@@ -1,0 +1,226 @@
+//! The perimeter: a classifier at the host's end of each veth that leads to an agent's own network
+//! namespace.
+//!
+//! What an agent may have is redirected to loopback and never gets there, so each packet to a
+//! protected endpoint that does was made by something that no other hook sees. The classifier stays
+//! as long as the device, even when no agent lives behind it any more: a process that has left the
+//! slice may.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::netlink::{Device, Netlink};
+use super::watch::{Coverage, NetnsId};
+use super::{kernel, netns};
+
+/// The loopback device, in any namespace.
+const LOOPBACK: u32 = 1;
+
+/// Kinds of devices whose other end sees each packet that is sent.
+const PAIRS: [&str; 2] = ["veth", "netkit"];
+
+/// How a classifier is put on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By a link of its own, before all others (Linux 6.6).
+    Tcx,
+    /// As a filter of the clsact qdisc.
+    Clsact,
+}
+
+/// Finds the way that this kernel has, in a network namespace made for that.
+pub(super) fn find_way(program: BorrowedFd<'_>) -> Result<Way, String> {
+    let inside = || -> io::Result<Way> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        if kernel::attach_tcx(program, LOOPBACK).is_ok() {
+            return Ok(Way::Tcx);
+        }
+        Netlink::open()?.classify(LOOPBACK, program)?;
+        Ok(Way::Clsact)
+    };
+    let result = thread::scope(|scope| scope.spawn(inside).join());
+    match result {
+        Ok(result) => result.map_err(|error| format!("no classifier can be attached: {error}")),
+        Err(_) => Err("the thread that tries it panicked".into()),
+    }
+}
+
+/// The classifier, and where it is.
+pub(super) struct Perimeter {
+    program: OwnedFd,
+    way: Way,
+    pins: PathBuf,
+    netlink: Netlink,
+    /// By index, the links to the devices that have it.
+    links: HashMap<u32, OwnedFd>,
+}
+
+impl Perimeter {
+    /// Puts the new program where an earlier daemon's is, and forgets devices that are gone.
+    pub(super) fn new(program: OwnedFd, way: Way, pins: PathBuf) -> io::Result<Self> {
+        let mut perimeter = Self {
+            program,
+            way,
+            pins,
+            netlink: Netlink::open()?,
+            links: HashMap::new(),
+        };
+        perimeter.take_over()?;
+        Ok(perimeter)
+    }
+
+    /// Covers every device of the host that leads to one of these namespaces, given as their open
+    /// `/proc/<pid>/ns/net`, and has not been covered yet.
+    pub(super) fn cover(
+        &mut self,
+        namespaces: &[(NetnsId, &File)],
+    ) -> io::Result<HashMap<NetnsId, Coverage>> {
+        if namespaces.is_empty() {
+            return Ok(HashMap::new());
+        }
+        // First, as it has the kernel give each namespace that a device leads to a number.
+        let devices = self.netlink.devices()?;
+        self.links
+            .retain(|index, _| devices.iter().any(|device| device.index == *index));
+        let mut all = HashMap::new();
+        for (id, namespace) in namespaces {
+            match self.surround(namespace, &devices) {
+                Ok(coverage) => {
+                    all.insert(*id, coverage);
+                }
+                // It may be going this moment; the others have nothing to do with it.
+                Err(error) => tracing::warn!(
+                    netns = id.0, %error,
+                    "the perimeter can't be put around an agent's network namespace"
+                ),
+            }
+        }
+        Ok(all)
+    }
+
+    fn surround(&mut self, namespace: &File, devices: &[Device]) -> io::Result<Coverage> {
+        let number = self.netlink.namespace_id(namespace.as_fd())?;
+        let ends: Vec<&Device> = devices.iter().filter(|d| leads_to(d, number)).collect();
+        for device in &ends {
+            self.cover_device(device)?;
+        }
+        let inside = netns::devices(namespace)?;
+        let open = inside.iter().filter(|device| leads_out(device, &ends));
+        Ok(Coverage {
+            covered: ends.iter().map(|device| device.name.clone()).collect(),
+            open: open.map(|device| device.name.clone()).collect(),
+        })
+    }
+
+    fn cover_device(&mut self, device: &Device) -> io::Result<()> {
+        let program = self.program.as_fd();
+        match self.way {
+            // Nothing tells whether it is there still; putting it there again changes nothing.
+            Way::Clsact => return self.netlink.classify(device.index, program),
+            Way::Tcx => {}
+        }
+        if let Some(link) = self.links.get(&device.index)
+            && kernel::attached_device(link.as_fd())? == device.index
+        {
+            return Ok(());
+        }
+        let link = kernel::attach_tcx(program, device.index)?;
+        let pin = self.pin(device.index);
+        // What is pinned there was on a device that had this index before.
+        match fs::remove_file(&pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => kernel::pin(link.as_fd(), &pin)?,
+        }
+        tracing::info!(device = device.name, "the perimeter is up");
+        self.links.insert(device.index, link);
+        Ok(())
+    }
+
+    /// Replaces the program in each pinned link whose device is there; clsact's filters, which nothing
+    /// is pinned of, are replaced when their namespace is found again.
+    fn take_over(&mut self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.pins)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let index = name.and_then(|name| name.strip_prefix(PIN)?.parse().ok());
+            let Some(index) = index else { continue };
+            let link = kernel::open_pinned(&path)?;
+            if kernel::attached_device(link.as_fd())? == index {
+                kernel::replace(link.as_fd(), self.program.as_fd())?;
+                self.links.insert(index, link);
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pin(&self, index: u32) -> PathBuf {
+        self.pins.join(format!("{PIN}{index}"))
+    }
+}
+
+/// What the pins of tcx links are called, before the device's index.
+const PIN: &str = "perimeter_";
+
+/// Whether a device of the host is one end of a pair whose other is in the namespace with this
+/// number.
+fn leads_to(device: &Device, number: Option<i32>) -> bool {
+    number.is_some() && device.peer_namespace == number && PAIRS.contains(&&*device.kind)
+}
+
+/// Whether a device of a namespace leads out of it, by none of these ends on the host: hardware, and
+/// what is on top of a device elsewhere. The others send over these, or to a process.
+fn leads_out(device: &Device, ends: &[&Device]) -> bool {
+    let out = device.peer_namespace.is_some() || device.kind.is_empty();
+    let is_covered = PAIRS.contains(&&*device.kind)
+        && ends
+            .iter()
+            .any(|end| Some(end.index) == device.peer && end.peer == Some(device.index));
+    device.index != LOOPBACK && out && !is_covered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(index: u32, kind: &str, peer: Option<u32>, peer_namespace: Option<i32>) -> Device {
+        Device {
+            index,
+            name: format!("{kind}{index}"),
+            kind: kind.into(),
+            peer_namespace,
+            peer,
+        }
+    }
+
+    #[test]
+    fn only_pairs_that_end_on_the_host_are_covered() {
+        let host = device(7, "veth", Some(2), Some(0));
+        assert!(leads_to(&host, Some(0)));
+        assert!(!leads_to(&host, Some(1)));
+        assert!(!leads_to(&host, None));
+        assert!(!leads_to(&device(8, "veth", Some(2), None), None));
+        assert!(!leads_to(&device(9, "macvlan", Some(2), Some(0)), Some(0)));
+        let ends = [&host];
+        for (inside, out) in [
+            (device(1, "", None, None), false),
+            (device(2, "veth", Some(7), Some(0)), false),
+            (device(3, "veth", Some(7), Some(0)), true),
+            (device(2, "veth", Some(9), Some(5)), true),
+            (device(4, "veth", Some(5), None), false),
+            (device(5, "macvlan", Some(7), Some(0)), true),
+            (device(6, "", None, None), true),
+            (device(7, "tun", None, None), false),
+            (device(8, "bridge", None, None), false),
+        ] {
+            assert_eq!(leads_out(&inside, &ends), out, "{inside:?}");
+        }
+    }
+}
