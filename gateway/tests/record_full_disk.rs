@@ -104,6 +104,7 @@ fn a_full_disk_ends_the_session_and_refuses_new_ones_until_there_is_room() {
     ));
     journal.append(&Entry::Rows {
         statement: 1,
+        columns: 0,
         frames: &noise(50_000),
     });
     let failed = runtime.block_on(journal.commit());
