@@ -4,6 +4,7 @@
 //! repeated, and the report gives medians and ratios. Absolute figures say more about the machine
 //! than about Weir.
 
+mod kernel;
 mod report;
 mod subject;
 mod workload;
@@ -38,6 +39,14 @@ pub(crate) struct Args {
     /// Only the workloads whose names contain this
     #[arg(long, default_value = "", hide_default_value = true)]
     workload: String,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// What the hooks cost: writes bench/KERNEL.md
+    Kernel,
 }
 
 /// The medians of a run.
@@ -67,6 +76,9 @@ impl Results {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(What::Kernel) = args.what {
+        return kernel::run();
+    }
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the bench makes namespaces and cgroups: run it as root"

@@ -5,6 +5,7 @@ mod demo;
 mod ebpf;
 mod fuzz;
 mod lint;
+mod load;
 mod relay;
 mod setup;
 mod test;
@@ -50,6 +51,15 @@ enum Command {
         listen: SocketAddr,
         upstream: SocketAddr,
     },
+    /// Takes what `connects` and `stream` send
+    #[command(hide = true)]
+    Sink { listen: SocketAddr },
+    /// Connects again and again
+    #[command(hide = true)]
+    Connects { to: SocketAddr, count: usize },
+    /// Sends as much as it can
+    #[command(hide = true)]
+    Stream { to: SocketAddr, seconds: u64 },
 }
 
 fn main() -> ExitCode {
@@ -71,6 +81,9 @@ fn run(command: Command) -> Result<()> {
         Command::Demo => demo::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Relay { listen, upstream } => relay::run(listen, upstream),
+        Command::Sink { listen } => load::sink(listen),
+        Command::Connects { to, count } => load::connects(to, count),
+        Command::Stream { to, seconds } => load::stream(to, seconds),
         Command::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
     }
 }

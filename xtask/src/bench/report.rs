@@ -80,13 +80,14 @@ fn table(out: &mut String, results: &Results) -> Result<()> {
     Ok(())
 }
 
-/// A ratio that is to be reached.
-struct Target {
-    what: &'static str,
-    ratio: Option<f64>,
+/// A figure that is to be reached.
+pub(super) struct Target {
+    pub(super) what: &'static str,
+    /// None where it wasn't measured.
+    pub(super) ratio: Option<f64>,
     /// The limit, and whether it is an upper one.
-    limit: f64,
-    at_most: bool,
+    pub(super) limit: f64,
+    pub(super) at_most: bool,
 }
 
 fn targets(out: &mut String, results: &Results) -> Result<()> {
@@ -134,6 +135,14 @@ fn targets(out: &mut String, results: &Results) -> Result<()> {
             at_most: true,
         },
     ];
+    targets_table(out, targets)
+}
+
+/// Which targets are reached.
+pub(super) fn targets_table(
+    out: &mut String,
+    targets: impl IntoIterator<Item = Target>,
+) -> Result<()> {
     writeln!(
         out,
         "\n| target | limit | measured | reached |\n|---|--:|--:|---|"

@@ -17,7 +17,7 @@ use xtask::{
     world::{ADDRESS, Agent, PORT, Process, Setup, Weir, World},
 };
 
-const POLICY: &str = include_str!("policy.toml");
+pub(super) const POLICY: &str = include_str!("policy.toml");
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
