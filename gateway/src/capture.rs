@@ -2,7 +2,10 @@
 //! namespaces, and where a captured connection wanted to go.
 //!
 //! Guarantees, once [`Capture::start`] has returned:
-//! - a connect from below the slice to a protected endpoint reaches Weir's listener or fails;
+//! - a connect from below the slice to a protected endpoint, by whichever of its names, reaches Weir's
+//!   listener or fails;
+//! - no packet of a socket of the slice is for a protected endpoint, nor one that leaves an agent's own
+//!   network namespace by a veth to this host (see [`Hook`] for what a kernel may lack);
 //! - that stays so when the daemon dies: programs, endpoints and listeners' ports are pinned, and
 //!   the listeners are gone, so clients get ECONNREFUSED;
 //! - the next daemon takes the pins over in place, there is no moment without programs or endpoints;

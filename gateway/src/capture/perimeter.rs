@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
 use super::netlink::{Device, Netlink};
-use super::watch::{Coverage, NetnsId};
+use super::watch::Coverage;
 use super::{kernel, netns};
 
 /// The loopback device, in any namespace.
@@ -77,45 +77,37 @@ impl Perimeter {
 
     /// Covers every device of the host that leads to one of these namespaces, given as their open
     /// `/proc/<pid>/ns/net`, and has not been covered yet.
-    pub(super) fn cover(
+    pub(super) fn cover<'a>(
         &mut self,
-        namespaces: &[(NetnsId, &File)],
-    ) -> io::Result<HashMap<NetnsId, Coverage>> {
-        if namespaces.is_empty() {
-            return Ok(HashMap::new());
-        }
+        namespaces: impl Iterator<Item = (&'a File, &'a mut Around)>,
+    ) -> io::Result<()> {
         // First, as it has the kernel give each namespace that a device leads to a number.
         let devices = self.netlink.devices()?;
-        self.links
-            .retain(|index, _| devices.iter().any(|device| device.index == *index));
-        let mut all = HashMap::new();
-        for (id, namespace) in namespaces {
-            match self.surround(namespace, &devices) {
-                Ok(coverage) => {
-                    all.insert(*id, coverage);
-                }
+        self.forget_all_but(&devices)?;
+        for (namespace, around) in namespaces {
+            if around.number.is_none() {
+                around.number = self.netlink.namespace_id(namespace.as_fd())?;
+            }
+            let ends = devices.iter().filter(|d| leads_to(d, around.number));
+            around.ends = ends.cloned().collect();
+            for device in &around.ends {
                 // It may be going this moment; the others have nothing to do with it.
-                Err(error) => tracing::warn!(
-                    netns = id.0, %error,
-                    "the perimeter can't be put around an agent's network namespace"
-                ),
+                if let Err(error) = self.cover_device(device) {
+                    let device = &device.name;
+                    tracing::warn!(device, %error, "the perimeter can't be put on a device");
+                }
             }
         }
-        Ok(all)
+        Ok(())
     }
 
-    fn surround(&mut self, namespace: &File, devices: &[Device]) -> io::Result<Coverage> {
-        let number = self.netlink.namespace_id(namespace.as_fd())?;
-        let ends: Vec<&Device> = devices.iter().filter(|d| leads_to(d, number)).collect();
-        for device in &ends {
-            self.cover_device(device)?;
+    fn forget_all_but(&mut self, devices: &[Device]) -> io::Result<()> {
+        let is_there = |index| devices.iter().any(|device| device.index == index);
+        let pins = self.pins.clone();
+        for (index, _link) in self.links.extract_if(|index, _| !is_there(*index)) {
+            fs::remove_file(pin(&pins, index))?;
         }
-        let inside = netns::devices(namespace)?;
-        let open = inside.iter().filter(|device| leads_out(device, &ends));
-        Ok(Coverage {
-            covered: ends.iter().map(|device| device.name.clone()).collect(),
-            open: open.map(|device| device.name.clone()).collect(),
-        })
+        Ok(())
     }
 
     fn cover_device(&mut self, device: &Device) -> io::Result<()> {
@@ -131,7 +123,7 @@ impl Perimeter {
             return Ok(());
         }
         let link = kernel::attach_tcx(program, device.index)?;
-        let pin = self.pin(device.index);
+        let pin = pin(&self.pins, device.index);
         // What is pinned there was on a device that had this index before.
         match fs::remove_file(&pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -160,14 +152,36 @@ impl Perimeter {
         }
         Ok(())
     }
+}
 
-    fn pin(&self, index: u32) -> PathBuf {
-        self.pins.join(format!("{PIN}{index}"))
+/// What there is around a namespace, as the host sees it.
+#[derive(Default)]
+pub(super) struct Around {
+    /// What the host's namespace calls it, once something leads there.
+    number: Option<i32>,
+    /// The host's ends of what leads there.
+    ends: Vec<Device>,
+}
+
+impl Around {
+    /// Which devices of the namespace have the perimeter at their other end, and which lead out of it
+    /// otherwise.
+    pub(super) fn coverage(&self, namespace: &File) -> io::Result<Coverage> {
+        let inside = netns::devices(namespace)?;
+        let open = inside.iter().filter(|device| leads_out(device, &self.ends));
+        Ok(Coverage {
+            covered: self.ends.iter().map(|device| device.name.clone()).collect(),
+            open: open.map(|device| device.name.clone()).collect(),
+        })
     }
 }
 
 /// What the pins of tcx links are called, before the device's index.
 const PIN: &str = "perimeter_";
+
+fn pin(pins: &Path, index: u32) -> PathBuf {
+    pins.join(format!("{PIN}{index}"))
+}
 
 /// Whether a device of the host is one end of a pair whose other is in the namespace with this
 /// number.
@@ -177,7 +191,7 @@ fn leads_to(device: &Device, number: Option<i32>) -> bool {
 
 /// Whether a device of a namespace leads out of it, by none of these ends on the host: hardware, and
 /// what is on top of a device elsewhere. The others send over these, or to a process.
-fn leads_out(device: &Device, ends: &[&Device]) -> bool {
+fn leads_out(device: &Device, ends: &[Device]) -> bool {
     let out = device.peer_namespace.is_some() || device.kind.is_empty();
     let is_covered = PAIRS.contains(&&*device.kind)
         && ends
@@ -208,7 +222,7 @@ mod tests {
         assert!(!leads_to(&host, None));
         assert!(!leads_to(&device(8, "veth", Some(2), None), None));
         assert!(!leads_to(&device(9, "macvlan", Some(2), Some(0)), Some(0)));
-        let ends = [&host];
+        let ends = [host];
         for (inside, out) in [
             (device(1, "", None, None), false),
             (device(2, "veth", Some(7), Some(0)), false),

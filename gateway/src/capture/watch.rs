@@ -19,13 +19,20 @@ use nix::poll::PollTimeout;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::netlink::{self, Netlink};
-use super::perimeter::Perimeter;
+use super::perimeter::{Around, Perimeter};
 use super::place::Slice;
 use super::worker::{Stop, Worker};
 use super::{Error, kernel, netns};
 
 /// Time between two scans.
 const SCAN_EVERY: Duration = Duration::from_millis(100);
+
+/// Time until a namespace's devices are looked at again without a reason: the host isn't told of those
+/// that have nothing to do with its own.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How many namespaces are looked into at one scan.
+const LOOKS: usize = 16;
 
 /// A namespace goes down when this many scans in a row found nobody in it.
 const IDLE_SCANS: u32 = 3;
@@ -89,8 +96,19 @@ impl Coverages {
         all.get(&id).cloned().unwrap_or_default()
     }
 
-    fn set(&self, all: HashMap<NetnsId, Coverage>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    /// Whether nothing leads out of a namespace past the perimeter, as far as is known.
+    fn is_closed(&self, id: NetnsId) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&id)
+            .is_some_and(|coverage| coverage.open.is_empty())
+    }
+
+    fn set(&self, id: NetnsId, coverage: Option<Coverage>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match coverage {
+            Some(coverage) => all.insert(id, coverage),
+            None => all.remove(&id),
+        };
     }
 }
 
@@ -142,6 +160,9 @@ struct Known {
     id: NetnsId,
     namespace: File,
     idle: u32,
+    around: Around,
+    /// When its devices were looked at; `None` if that is to be done.
+    looked: Option<Instant>,
     /// The port of its listeners.
     port: u16,
     /// Whether the kernel sends clients there.
@@ -162,10 +183,11 @@ impl Watch {
         while stop.wait(&[events.as_fd(), links.as_fd()], until(next_scan))
             && !self.sender.is_closed()
         {
-            if links.drain()
-                && let Err(error) = self.settle()
-            {
-                tracing::error!(%error, "an agent's network namespace stays without a listener");
+            if links.drain() {
+                self.cover();
+                self.known
+                    .values_mut()
+                    .for_each(|known| known.looked = None);
             }
             while let Some(event) = events.next() {
                 if let Some(tid) = event.first_chunk() {
@@ -174,6 +196,10 @@ impl Watch {
             }
             if Instant::now() >= next_scan {
                 self.scan();
+                self.look_inside(|_| true);
+                if let Err(error) = self.serve() {
+                    tracing::error!(%error, "an agent's network namespace can't be served");
+                }
                 next_scan = Instant::now() + SCAN_EVERY;
             }
         }
@@ -205,6 +231,7 @@ impl Watch {
         let gone = self.known.extract_if(|_, known| known.idle >= IDLE_SCANS);
         for id in gone.map(|(_, known)| known.id).collect::<Vec<_>>() {
             self.remove(id);
+            self.coverages.set(id, None);
             // A closed channel ends the loop.
             let _ = self.sender.send(NamespaceEvent::Down { id });
         }
@@ -239,12 +266,13 @@ impl Watch {
             id,
             namespace,
             idle: 0,
+            around: Around::default(),
+            looked: None,
             port: opened.port,
             served: false,
         };
         self.known.insert(inode, known);
-        // From here on the kernel sends clients, and the backlog holds them until the accept.
-        if let Err(error) = self.settle() {
+        if let Err(error) = self.admit(id) {
             self.known.remove(&inode);
             return Err(error);
         }
@@ -261,24 +289,24 @@ impl Watch {
         Ok(())
     }
 
-    /// Puts the perimeter around the known namespaces, and has clients sent to the listeners of those
-    /// that may have them: all, or if the perimeter is required, those without a way past it.
-    fn settle(&mut self) -> io::Result<()> {
+    /// Has a new namespace served, and the perimeter put around it: in the order that matters more.
+    fn admit(&mut self, id: NetnsId) -> io::Result<()> {
         if !self.strict {
-            self.serve(|_| true)?;
+            self.serve()?;
         }
-        let coverages = self.cover();
+        self.cover();
+        self.look_inside(|other| other == id);
         if self.strict {
-            let host = self.host;
-            let is_closed = |id| coverages.get(&id).is_some_and(|c| c.open.is_empty());
-            self.serve(|id| id == host || is_closed(id))?;
+            self.serve()?;
         }
         Ok(())
     }
 
-    fn serve(&mut self, may_serve: impl Fn(NetnsId) -> bool) -> io::Result<()> {
+    /// Has clients sent to the listeners of the namespaces that may have them: all, or if the perimeter
+    /// is required, those without a way past it. The backlog holds clients until the accept.
+    fn serve(&mut self) -> io::Result<()> {
         for known in self.known.values_mut() {
-            let serve = may_serve(known.id);
+            let serve = !self.strict || known.id == self.host || self.coverages.is_closed(known.id);
             if serve == known.served {
                 continue;
             }
@@ -294,25 +322,52 @@ impl Watch {
     }
 
     /// Puts the perimeter on each device that leads to a namespace of agents, the host's own aside.
-    fn cover(&mut self) -> HashMap<NetnsId, Coverage> {
+    fn cover(&mut self) {
         let Some(perimeter) = &mut self.perimeter else {
-            return HashMap::new();
+            return;
         };
-        let own = self.known.values().filter(|known| known.id != self.host);
-        let namespaces: Vec<(NetnsId, &File)> =
-            own.map(|known| (known.id, &known.namespace)).collect();
-        let coverages = perimeter.cover(&namespaces).unwrap_or_else(|error| {
-            tracing::error!(%error, "the perimeter can't be put on the host's devices");
-            HashMap::new()
-        });
-        if self.strict {
-            for (id, coverage) in coverages.iter().filter(|(_, c)| !c.open.is_empty()) {
-                tracing::warn!(netns = id.0, devices = ?coverage.open,
-                    "a network namespace with a way past the perimeter, which is required, has no database");
-            }
+        let host = self.host;
+        let own = self.known.values_mut().filter(|known| known.id != host);
+        let namespaces = own.map(|known| (&known.namespace, &mut known.around));
+        if let Err(error) = perimeter.cover(namespaces) {
+            tracing::error!(%error, "the perimeter can't be put around agents' network namespaces");
         }
-        self.coverages.set(coverages.clone());
-        coverages
+    }
+
+    /// Finds out which devices of these namespaces lead out past the perimeter, as far as it is time to.
+    fn look_inside(&mut self, which: impl Fn(NetnsId) -> bool) {
+        if self.perimeter.is_none() {
+            return;
+        }
+        let host = self.host;
+        let is_due = |known: &&mut Known| {
+            known.id != host
+                && which(known.id)
+                && known
+                    .looked
+                    .is_none_or(|looked| looked.elapsed() >= LOOK_EVERY)
+        };
+        for known in self.known.values_mut().filter(is_due).take(LOOKS) {
+            known.looked = Some(Instant::now());
+            let coverage = match known.around.coverage(&known.namespace) {
+                Ok(coverage) => Some(coverage),
+                Err(error) => {
+                    tracing::warn!(netns = known.id.0, %error,
+                        "the devices of an agent's network namespace can't be listed");
+                    None
+                }
+            };
+            let is_open = coverage.as_ref().is_none_or(|found| !found.open.is_empty());
+            let is_news = coverage.as_ref() != Some(&self.coverages.of(known.id));
+            if self.strict && is_open && is_news {
+                tracing::warn!(
+                    netns = known.id.0,
+                    ?coverage,
+                    "a network namespace with a way past the perimeter, which is required, has no database"
+                );
+            }
+            self.coverages.set(known.id, coverage);
+        }
     }
 
     fn remove(&mut self, id: NetnsId) {
