@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::stage::{Daemon, Stage, host_ip};
+use crate::stage::{self, Daemon, Stage, host_ip};
 use crate::{SERVER, TRY, wait_until};
 
 /// An address, a route or a device of the host's, for a test's time.
@@ -25,7 +25,9 @@ impl Drop for OnHost {
 #[test]
 fn a_database_on_this_host_is_itself_under_each_of_its_addresses() {
     let stage = Stage::new();
-    let _own = OnHost::new("address add 10.79.1.1/32 dev lo");
+    let own = format!("10.79.{}.1", stage::number());
+    let mapped = format!("::ffff:{own}");
+    let _own = OnHost::new(&format!("address add {own}/32 dev lo"));
     let device = format!("wkt{}", std::process::id());
     let _device = OnHost::new(&format!("link add {device} type veth peer name {device}p"));
     host_ip(&format!("link set {device} up"));
@@ -39,12 +41,12 @@ fn a_database_on_this_host_is_itself_under_each_of_its_addresses() {
         ("AF_INET", "127.0.0.1"),
         ("AF_INET", "127.200.0.9"),
         ("AF_INET", "0.0.0.0"),
-        ("AF_INET", "10.79.1.1"),
+        ("AF_INET", &*own),
         ("AF_INET6", "::1"),
         ("AF_INET6", "::"),
         ("AF_INET6", "::ffff:0.0.0.0"),
         ("AF_INET6", "::ffff:127.0.0.1"),
-        ("AF_INET6", "::ffff:10.79.1.1"),
+        ("AF_INET6", &*mapped),
         ("AF_INET6", &*scoped),
     ] {
         let arguments = [family, name, &server.port, "tcp"];
@@ -80,14 +82,16 @@ fn an_address_that_the_host_gets_later_is_no_way_to_its_database() {
         let arguments = ["AF_INET", name, &server.port, "tcp"];
         stage.agent_on_host(TRY, &arguments).output()
     };
-    let _new = OnHost::new("address add 10.79.2.1/32 dev lo");
-    assert_ne!(attempt("10.79.2.1"), "real");
-    wait_until(|| attempt("10.79.2.1") == "weir");
+    let new = format!("10.79.{}.2", stage::number());
+    let _new = OnHost::new(&format!("address add {new}/32 dev lo"));
+    assert_ne!(attempt(&new), "real");
+    wait_until(|| attempt(&new) == "weir");
     // One that no list of addresses has.
-    let _route = OnHost::new("route add local 10.79.3.0/24 dev lo");
-    let arguments = ["AF_INET", "10.79.3.5", &server.port, "tcp"];
+    let routed = format!("10.80.{}.5", stage::number());
+    let _route = OnHost::new(&format!("route add local {routed}/32 dev lo"));
+    let arguments = ["AF_INET", &*routed, &server.port, "tcp"];
     assert_eq!(stage.outsider_on_host(TRY, &arguments).output(), "real");
-    assert_eq!(attempt("10.79.3.5"), "ETIMEDOUT");
+    assert_eq!(attempt(&routed), "ETIMEDOUT");
 }
 
 #[test]

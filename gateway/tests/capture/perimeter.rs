@@ -4,10 +4,10 @@ use std::process::Command;
 
 use weir::capture::{Coverage, Hook, Settings};
 
-use crate::stage::{Daemon, Stage, host_ip};
+use crate::stage::{self, Daemon, Stage, host_ip};
 use crate::{SERVER, TRY, wait_until};
 
-/// A stage whose namespace has a veth, with 10.78.<n>.1 and fd78::1 on the host and .2 and ::2 inside.
+/// A stage whose namespace has a veth, with 10.78.<number>.1 on the host and .2 inside.
 struct Bridged {
     stage: Stage,
     device: String,
@@ -16,9 +16,10 @@ struct Bridged {
 }
 
 impl Bridged {
-    fn new(number: u8) -> Self {
+    fn new() -> Self {
         let stage = Stage::new();
-        let device = format!("wkv{number}x{}", std::process::id());
+        let number = stage::number();
+        let device = format!("wkv{}", std::process::id());
         let bridged = Self {
             device,
             host: format!("10.78.{number}.1"),
@@ -106,7 +107,7 @@ send(0x0800, packet(open_, b'end'))
 
 #[test]
 fn nothing_crosses_the_veth_to_a_protected_endpoint() {
-    let bridged = Bridged::new(1);
+    let bridged = Bridged::new();
     let stage = &bridged.stage;
     let (host, inside) = (&*bridged.host, &*bridged.inside);
     let _server = stage.server_on_host(SERVER, host, "5432");

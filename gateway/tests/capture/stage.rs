@@ -222,6 +222,11 @@ pub(crate) fn expected_gaps() -> Vec<Hook> {
     gaps
 }
 
+/// A number for this run's addresses on the host, where others may run the same tests.
+pub(crate) fn number() -> u32 {
+    std::process::id() % 250 + 1
+}
+
 /// `ip` in the namespace of the daemon.
 pub(crate) fn host_ip(arguments: &str) {
     run(Command::new("ip").args(arguments.split(' ')));
