@@ -1,0 +1,223 @@
+//! The container engine: what stands between `docker run` and the attacker's first instruction.
+//!
+//! `contain` starts in the agent's cgroup and network with all that root may do, makes the other
+//! namespaces, and starts `inside` in them, which hides the host's files and devices, gives up all
+//! capabilities but the case's, and becomes the attacker. No seccomp filter: each attack has the
+//! system calls that it wants.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use xtask::world::Agent;
+
+/// Where the attacker's own folder is inside the container.
+pub(crate) const HOME: &str = "/run/home";
+/// The host's folders that scenarios mount into the container are below here.
+pub(crate) const MOUNTED: &str = "/run/mounted";
+
+const PROGRAM: &str = "/run/battery";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What `contain` and `inside` are told.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Plan {
+    /// The attacker's folder on the host
+    #[arg(long)]
+    home: PathBuf,
+    /// Capabilities that it keeps, as setpriv names them
+    #[arg(long, value_delimiter = ',')]
+    caps: Vec<String>,
+    /// A folder of the host that is mounted into the container, as a mistaken operator would
+    #[arg(long)]
+    mounted: Option<PathBuf>,
+    /// Whether /dev/net/tun is handed in
+    #[arg(long)]
+    tun: bool,
+    scenario: String,
+}
+
+/// A container with an attacker in it, from the outside.
+pub(crate) struct Contained {
+    child: Child,
+    lines: Receiver<String>,
+    pub(crate) agent: Agent,
+}
+
+/// What the attacker is given on its way in.
+pub(crate) struct Parcel {
+    pub(crate) caps: Vec<&'static str>,
+    pub(crate) mounted: Option<PathBuf>,
+    pub(crate) tun: bool,
+    pub(crate) variables: Vec<(&'static str, String)>,
+}
+
+impl Contained {
+    /// Starts the attacker of `scenario` as `agent`.
+    pub(crate) fn start(agent: Agent, scenario: &str, parcel: &Parcel) -> Result<Self> {
+        let mut command = agent.engine(std::env::current_exe()?);
+        command.arg("contain").arg("--home").arg(agent.home());
+        command.arg("--caps").arg(parcel.caps.join(","));
+        if let Some(mounted) = &parcel.mounted {
+            command.arg("--mounted").arg(mounted);
+        }
+        if parcel.tun {
+            command.arg("--tun");
+        }
+        command.arg(scenario);
+        command.envs(parcel.variables.iter().map(|(name, value)| (name, value)));
+        let errors = File::create(agent.home().join("stderr"))?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .context("could not start a container")?;
+        let stdout = child.stdout.take().context("stdout is a pipe")?;
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            // Nobody listens any more when the case is over.
+            lines.for_each(|line| drop(sender.send(line)));
+        });
+        Ok(Self {
+            child,
+            lines,
+            agent,
+        })
+    }
+
+    /// The attacker's next line.
+    pub(crate) fn line(&self) -> Result<String> {
+        self.lines.recv_timeout(LIMIT).map_err(|error| {
+            let said = fs::read_to_string(self.agent.home().join("stderr")).unwrap_or_default();
+            anyhow::anyhow!("the attacker said nothing ({error}): {}", said.trim())
+        })
+    }
+
+    /// Lets a waiting attacker go on.
+    pub(crate) fn go_on(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> Result<Agent> {
+        let start = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if start.elapsed() > LIMIT {
+                self.child.kill()?;
+                self.child.wait()?;
+                bail!("the attacker still ran after {LIMIT:?}");
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(self.agent)
+    }
+
+    /// The attacker's processes, as the host numbers them.
+    pub(crate) fn pids(&self) -> Result<Vec<String>> {
+        let cgroup = self.agent.cgroup().context("a container has a cgroup")?;
+        let pids = fs::read_to_string(cgroup.join("cgroup.procs"))?;
+        Ok(pids.lines().map(str::to_owned).collect())
+    }
+}
+
+/// Makes the namespaces, and starts the container's process 1 in them.
+pub(crate) fn contain() -> Result<()> {
+    let kinds = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    unshare(kinds).context("could not make namespaces")?;
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig=KILL", "--"]);
+    command.arg(std::env::current_exe()?).arg("inside");
+    command.args(std::env::args_os().skip(2));
+    let status = command.status()?;
+    ensure!(status.success(), "the container ended with {status}");
+    Ok(())
+}
+
+/// Process 1 of the container.
+pub(crate) fn inside(plan: &Plan) -> Result<()> {
+    let none = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).context("private mounts")?;
+    let program = std::env::current_exe()?;
+    tmpfs("/run")?;
+    fs::write(PROGRAM, "")?;
+    bind(&program, Path::new(PROGRAM))?;
+    fs::create_dir(HOME)?;
+    bind(&plan.home, Path::new(HOME))?;
+    if let Some(mounted) = &plan.mounted {
+        fs::create_dir(MOUNTED)?;
+        bind(mounted, Path::new(MOUNTED))?;
+    }
+    devices(plan.tun)?;
+    tmpfs("/tmp")?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).context("proc")?;
+    let sealed = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), sealed, none).context("sysfs")?;
+    let cgroups = "/sys/fs/cgroup";
+    mount(Some("cgroup2"), cgroups, Some("cgroup2"), sealed, none).context("cgroups")?;
+
+    std::env::set_current_dir(HOME)?;
+    let kept: String = plan.caps.iter().map(|cap| format!(",+{cap}")).collect();
+    let mut attacker = Command::new("setpriv");
+    attacker.args([&format!("--bounding-set=-all{kept}"), "--inh-caps=-all"]);
+    attacker.args(["--pdeathsig=KILL", "--", PROGRAM, "attack", &plan.scenario]);
+    Err(attacker.exec()).context("could not become the attacker")
+}
+
+/// The few devices that a container has.
+fn devices(tun: bool) -> Result<()> {
+    let mut names = vec!["null", "zero", "random", "urandom"];
+    if tun {
+        names.push("net/tun");
+    }
+    let kept = names.iter().map(|name| {
+        let device = File::open(Path::new("/dev").join(name));
+        device.map(|device| (*name, device))
+    });
+    let kept = kept.collect::<Result<Vec<_>, _>>().context("devices")?;
+    tmpfs("/dev")?;
+    fs::create_dir(Path::new("/dev/net"))?;
+    for (name, device) in kept {
+        use std::os::fd::AsRawFd as _;
+        let place = Path::new("/dev").join(name);
+        fs::write(&place, "")?;
+        let held = format!("/proc/self/fd/{}", device.as_raw_fd());
+        bind(Path::new(&held), &place)?;
+    }
+    Ok(())
+}
+
+fn tmpfs(place: &str) -> Result<()> {
+    let options = Some("mode=755");
+    mount(
+        Some("tmpfs"),
+        place,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        options,
+    )
+    .with_context(|| format!("a tmpfs at {place}"))
+}
+
+fn bind(from: &Path, to: &Path) -> Result<()> {
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("{} at {}", from.display(), to.display()))
+}

@@ -1,0 +1,1 @@
+//! Things that stand outside of a container while an attack runs.

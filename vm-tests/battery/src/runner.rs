@@ -1,0 +1,121 @@
+//! Runs the scenarios one after the other, each state of each with its control.
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    attack::Outcome,
+    container::{Contained, Parcel},
+    judge::Seen,
+    report,
+    scenario::{Case, Control, Expect, Scenario},
+    scenarios,
+    stage::{Prop, Stage},
+};
+
+/// How long Weir may take to log in.
+const LOGIN_SETTLES: Duration = Duration::from_secs(2);
+
+/// How long the database may take to write its log.
+const LOG_SETTLES: Duration = Duration::from_millis(150);
+
+pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
+    let chosen: Vec<_> = scenarios::ALL
+        .iter()
+        .filter(|s| filters.is_empty() || filters.iter().any(|f| s.name.contains(f.as_str())))
+        .collect();
+    ensure!(
+        !chosen.is_empty(),
+        "no scenario's name contains {filters:?}"
+    );
+    let stage = Stage::new(weir)?;
+    let cases = chosen.iter().map(|scenario| scenario.cases.len()).sum();
+    report::begin(&stage.kernel.release, cases);
+    let mut failed = 0;
+    for scenario in chosen {
+        for case in scenario.cases {
+            let start = Instant::now();
+            let expect = (case.expect)(&stage.kernel);
+            let seen = tried(&stage, scenario, case, expect)
+                .unwrap_or_else(|error| Seen::Broken(format!("{error:#}")));
+            failed += usize::from(!seen.is(expect));
+            let name = format!("{} {}", scenario.name, case.state());
+            report::case(&name, expect, &seen, start.elapsed());
+        }
+    }
+    report::end(failed);
+    ensure!(failed == 0, "{failed} of {cases} are not as they should be");
+    Ok(())
+}
+
+/// One state of one scenario, its control first.
+fn tried(stage: &Stage, scenario: &Scenario, case: &Case, expect: Expect) -> Result<Seen> {
+    if matches!(scenario.control, Control::ReachesDatabase) {
+        let seen = attempt(stage, scenario, case, false)?;
+        match seen {
+            Seen::Bypass(_) => {}
+            Seen::Absent(_) if expect == Expect::Absent => return Ok(seen),
+            _ => {
+                let (word, detail) = (seen.word(), seen.detail());
+                return Ok(Seen::Broken(format!("its control was {word}: {detail}")));
+            }
+        }
+    }
+    attempt(stage, scenario, case, true)
+}
+
+/// Lets the attacker try, as an agent or as nobody's.
+fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> Result<Seen> {
+    let prop = scenario
+        .prop
+        .map_or_else(|| Ok(Prop::default()), |make| make(stage))?;
+    let agent = stage.container(case.place, governed && !scenario.starts_outside)?;
+    let mut variables = vec![
+        ("BATTERY_COUNT", agent.count().to_string()),
+        ("BATTERY_PLACE", format!("{:?}", case.place)),
+    ];
+    if std::env::var_os("BATTERY_SLOW").is_some() {
+        variables.push(("BATTERY_SLOW", "1".to_owned()));
+    }
+    variables.extend(prop.variables.iter().cloned());
+    let parcel = Parcel {
+        caps: case.caps.names(),
+        mounted: prop.mounted.clone(),
+        tun: prop.tun,
+        variables,
+    };
+    let before = stage.world.postgres().log().len();
+    let mut contained = Contained::start(agent, scenario.name, &parcel)?;
+    let outcome = loop {
+        let line = contained.line()?;
+        if line == "ready" {
+            if let Some(meanwhile) = scenario.meanwhile
+                && (governed || !scenario.starts_outside)
+            {
+                meanwhile(stage, &contained)?;
+            }
+            contained.go_on();
+        } else {
+            break Outcome::parse(&line)?;
+        }
+    };
+    let agent = contained.end()?;
+    thread::sleep(LOG_SETTLES);
+    let seen = || {
+        let log = stage.world.postgres().log();
+        Seen::of(&outcome, log.get(before..).unwrap_or_default())
+    };
+    let mut judged = seen();
+    if governed && matches!(judged, Seen::Bypass(_)) {
+        // Weir's own connections, too, are received before they are authorized.
+        thread::sleep(LOGIN_SETTLES);
+        judged = seen();
+    }
+    drop((agent, prop));
+    Ok(judged)
+}
