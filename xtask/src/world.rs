@@ -119,6 +119,24 @@ impl World {
         self.dir.path()
     }
 
+    /// The cgroup that Weir governs.
+    #[must_use]
+    pub fn slice(&self) -> &Path {
+        self.slice.path()
+    }
+
+    /// The cgroup of those whom nothing governs.
+    #[must_use]
+    pub fn strangers(&self) -> &Path {
+        self.outside.path()
+    }
+
+    /// Where Weir pins its programs and maps.
+    #[must_use]
+    pub fn pins(&self) -> &Path {
+        &self.pins.0
+    }
+
     /// Starts Weir and waits until it answers.
     pub fn weir(&self, setup: Setup) -> Result<Weir> {
         let slice = self

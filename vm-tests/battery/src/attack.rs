@@ -1,6 +1,7 @@
 //! The attacker's side: what it knows, how it asks the database, and what it tells.
 
 pub(crate) mod dial;
+pub(crate) mod door;
 pub(crate) mod link;
 pub(crate) mod packet;
 pub(crate) mod pg;
@@ -15,7 +16,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use xtask::world::{ADDRESS, ADDRESS6, PORT};
 
-use crate::{scenarios, stage::SECOND_PORT};
+use crate::{
+    scenarios,
+    stage::{CANARY, SECOND_PORT},
+};
 
 /// What an attacker knows: the address and port, and whatever its scenario put there.
 pub(crate) struct Target {
@@ -36,6 +40,8 @@ pub(crate) struct Target {
 pub(crate) enum Outcome {
     /// Somebody answered.
     Reply(Vec<u8>),
+    /// It got hold of something that isn't the database, and that nobody may get hold of.
+    Won(String),
     /// Nobody did; where it ended.
     Stopped(String),
     /// This kernel lacks what the attack needs.
@@ -78,13 +84,25 @@ impl Target {
         text.parse().unwrap_or(Ipv6Addr::UNSPECIFIED)
     }
 
+    /// A port for connections of its own making: the database doesn't know yet that those of
+    /// earlier attackers are over.
+    pub(crate) fn fresh_port(&self) -> u16 {
+        40_000 + u16::try_from(self.count).unwrap_or_default()
+    }
+
     /// The router's address.
     pub(crate) fn router(&self) -> Ipv4Addr {
         let [a, b, c, _] = self.own_v4().octets();
         Ipv4Addr::new(a, b, c, 1)
     }
 
-    /// All four ways to name the database.
+    /// The router's IPv6 address.
+    pub(crate) fn router_v6(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f, g, _] = self.own_v6().segments();
+        Ipv6Addr::new(a, b, c, d, e, f, g, 1)
+    }
+
+    /// All ways to name the database.
     pub(crate) fn addresses(&self) -> [SocketAddr; 3] {
         [self.v4.into(), self.v6.into(), self.mapped().into()]
     }
@@ -96,6 +114,16 @@ impl Outcome {
         Self::Stopped(format!("{what}: {error}"))
     }
 
+    /// Whether this is what the attacker wants: the canary's word.
+    pub(crate) fn is_success(&self) -> bool {
+        let word = CANARY.as_bytes();
+        match self {
+            Self::Reply(bytes) => bytes.windows(word.len()).any(|part| part == word),
+            Self::Won(_) => true,
+            Self::Stopped(_) | Self::Absent(_) => false,
+        }
+    }
+
     /// The line that [`Outcome::parse`] reads.
     fn line(&self) -> String {
         match self {
@@ -103,6 +131,7 @@ impl Outcome {
                 let hex = bytes.iter().map(|byte| format!("{byte:02x}"));
                 format!("reply {}", hex.collect::<String>())
             }
+            Self::Won(what) => format!("won {}", what.replace('\n', " ")),
             Self::Stopped(how) => format!("stopped {}", how.replace('\n', " ")),
             Self::Absent(what) => format!("absent {}", what.replace('\n', " ")),
         }
@@ -118,6 +147,7 @@ impl Outcome {
                     |pair: Result<&str, _>| -> Result<u8> { Ok(u8::from_str_radix(pair?, 16)?) };
                 Self::Reply(pairs.map(byte).collect::<Result<_>>()?)
             }
+            "won" => Self::Won(rest.to_owned()),
             "stopped" => Self::Stopped(rest.to_owned()),
             "absent" => Self::Absent(rest.to_owned()),
             _ => bail!("an attacker said {line:?}"),
@@ -166,6 +196,7 @@ mod tests {
             Outcome::Reply(Vec::new()),
             Outcome::Stopped("connect: no".to_owned()),
             Outcome::Absent("SCTP".to_owned()),
+            Outcome::Won("a file".to_owned()),
         ] {
             assert_eq!(Outcome::parse(&outcome.line()).unwrap(), outcome);
         }

@@ -6,6 +6,7 @@
 //! system calls that it wants.
 
 use std::{
+    cell::RefCell,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
@@ -21,7 +22,9 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
-use xtask::world::Agent;
+use xtask::world::{Agent, Process};
+
+use crate::scenario::Place;
 
 /// Where the attacker's own folder is inside the container.
 pub(crate) const HOME: &str = "/run/home";
@@ -53,11 +56,14 @@ pub(crate) struct Plan {
 pub(crate) struct Contained {
     child: Child,
     lines: Receiver<String>,
+    kept: RefCell<Vec<Process>>,
     pub(crate) agent: Agent,
+    pub(crate) place: Place,
 }
 
 /// What the attacker is given on its way in.
 pub(crate) struct Parcel {
+    pub(crate) place: Place,
     pub(crate) caps: Vec<&'static str>,
     pub(crate) mounted: Option<PathBuf>,
     pub(crate) tun: bool,
@@ -95,7 +101,9 @@ impl Contained {
         Ok(Self {
             child,
             lines,
+            kept: RefCell::default(),
             agent,
+            place: parcel.place,
         })
     }
 
@@ -105,6 +113,11 @@ impl Contained {
             let said = fs::read_to_string(self.agent.home().join("stderr")).unwrap_or_default();
             anyhow::anyhow!("the attacker said nothing ({error}): {}", said.trim())
         })
+    }
+
+    /// Ends a process when the container ends.
+    pub(crate) fn keep(&self, process: Process) {
+        self.kept.borrow_mut().push(process);
     }
 
     /// Lets a waiting attacker go on.

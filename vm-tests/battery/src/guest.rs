@@ -17,7 +17,7 @@ const WEIR: &str = "/usr/bin/weir";
 /// Modules that the attacks need where the kernel doesn't have them built in, one a line.
 const MODULES: &str = "/etc/battery/modules";
 /// Parts of scenarios' names, one a line.
-const FILTER: &str = "/etc/battery/filter";
+pub(crate) const FILTER: &str = "/etc/battery/filter";
 
 /// Never returns: the machine is switched off.
 pub(crate) fn init() -> ! {

@@ -33,6 +33,7 @@ impl Seen {
             }
             Outcome::Reply(bytes) if contains(bytes, MASKED) => Self::Governed,
             Outcome::Reply(bytes) => Self::Blocked(format!("answered {:?}", printable(bytes))),
+            Outcome::Won(what) => Self::Bypass(what.clone()),
             Outcome::Stopped(how) => Self::Blocked(how.clone()),
             Outcome::Absent(what) => Self::Absent(what.clone()),
         }

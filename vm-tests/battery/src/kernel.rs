@@ -1,6 +1,8 @@
 //! Which kernel this is, and what of it decides how an attack must end.
 
-use std::fs;
+use std::{fs, path::Path};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use anyhow::{Context as _, Result};
 
@@ -13,6 +15,8 @@ pub(crate) struct Kernel {
     pub(crate) version: (u32, u32),
     /// Whether the BPF LSM is on.
     pub(crate) lsm: bool,
+    /// Whether this is one of the kernels that have everything: what one of them lacks is a fault.
+    complete: bool,
 }
 
 impl Kernel {
@@ -27,7 +31,24 @@ impl Kernel {
         Ok(Self {
             version,
             lsm: lsm.trim().split(',').any(|name| name == "bpf"),
+            complete: Path::new(crate::guest::FILTER).exists(),
             release,
         })
+    }
+
+    /// Whether attackers find this kind of socket here.
+    pub(crate) fn has(&self, domain: i32, kind: i32, protocol: i32) -> bool {
+        let protocol = Some(Protocol::from(protocol));
+        self.complete || Socket::new(Domain::from(domain), Type::from(kind), protocol).is_ok()
+    }
+
+    /// Whether AF_VSOCK leads from this machine to itself.
+    pub(crate) fn has_vsock_loopback(&self) -> bool {
+        self.complete || Path::new("/sys/module/vsock_loopback").exists()
+    }
+
+    /// Whether a connect to a unix socket is asked about: by `cgroup/connect_unix`, or by LSM.
+    pub(crate) fn sees_unix_connects(&self) -> bool {
+        self.lsm || self.version >= (6, 7)
     }
 }

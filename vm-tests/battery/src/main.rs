@@ -56,6 +56,8 @@ enum Command {
     Contain(container::Plan),
     #[command(hide = true)]
     Inside(container::Plan),
+    #[command(hide = true, subcommand)]
+    Accomplice(props::Role),
     #[command(hide = true)]
     Attack { scenario: String },
 }
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Prepare => stage::prepare(),
         Command::Contain(_) => container::contain(),
         Command::Inside(plan) => container::inside(&plan),
+        Command::Accomplice(role) => props::main(&role),
         Command::Attack { scenario } => attack::main(&scenario),
     };
     match result {

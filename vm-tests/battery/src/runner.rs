@@ -33,7 +33,7 @@ pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
         !chosen.is_empty(),
         "no scenario's name contains {filters:?}"
     );
-    let stage = Stage::new(weir)?;
+    let mut stage = Stage::new(weir)?;
     let cases = chosen.iter().map(|scenario| scenario.cases.len()).sum();
     report::begin(&stage.kernel.release, cases);
     let mut failed = 0;
@@ -46,6 +46,10 @@ pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
             failed += usize::from(!seen.is(expect));
             let name = format!("{} {}", scenario.name, case.state());
             report::case(&name, expect, &seen, start.elapsed());
+            if scenario.ruins_stage {
+                drop(stage);
+                stage = Stage::new(weir)?;
+            }
         }
     }
     report::end(failed);
@@ -84,7 +88,13 @@ fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> R
     }
     variables.extend(prop.variables.iter().cloned());
     let parcel = Parcel {
-        caps: case.caps.names(),
+        place: case.place,
+        caps: if governed {
+            case.caps
+        } else {
+            case.caps.of_control()
+        }
+        .names(),
         mounted: prop.mounted.clone(),
         tun: prop.tun,
         variables,

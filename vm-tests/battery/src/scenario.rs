@@ -27,6 +27,8 @@ pub(crate) struct Scenario {
     pub(crate) meanwhile: Option<fn(&Stage, &Contained) -> Result<()>>,
     /// Whether the attacker starts as nobody's agent, and `meanwhile` makes it one.
     pub(crate) starts_outside: bool,
+    /// Whether Weir may be beyond repair afterwards.
+    pub(crate) ruins_stage: bool,
 }
 
 /// One state in which an attack is tried.
@@ -56,8 +58,8 @@ pub(crate) enum Caps {
     Docker,
     /// Docker's default without NET_RAW.
     NoRaw,
-    /// Docker's default and one more.
-    And(&'static str),
+    /// Docker's default and these.
+    And(&'static [&'static str]),
 }
 
 /// What must come of an attack.
@@ -98,6 +100,7 @@ impl Scenario {
             prop: None,
             meanwhile: None,
             starts_outside: false,
+            ruins_stage: false,
         }
     }
 
@@ -116,6 +119,12 @@ impl Scenario {
     /// The attacker is no agent until `meanwhile` makes it one.
     pub(crate) const fn starts_outside(mut self) -> Self {
         self.starts_outside = true;
+        self
+    }
+
+    /// The next scenario gets a new stage.
+    pub(crate) const fn ruins_stage(mut self) -> Self {
+        self.ruins_stage = true;
         self
     }
 
@@ -156,12 +165,20 @@ impl Case {
         match self.caps {
             Caps::Docker => place.to_owned(),
             Caps::NoRaw => format!("{place}-net_raw"),
-            Caps::And(cap) => format!("{place}+{cap}"),
+            Caps::And(more) => format!("{place}+{}", more.join("+")),
         }
     }
 }
 
 impl Caps {
+    /// What somebody has who shows that an attack works at all.
+    pub(crate) fn of_control(self) -> Self {
+        match self {
+            Self::NoRaw => Self::Docker,
+            other => other,
+        }
+    }
+
     /// All of them, as setpriv names them.
     pub(crate) fn names(self) -> Vec<&'static str> {
         const DOCKER: [&str; 14] = [
@@ -184,7 +201,7 @@ impl Caps {
         match self {
             Self::Docker => {}
             Self::NoRaw => names.retain(|name| *name != "net_raw"),
-            Self::And(cap) => names.push(cap),
+            Self::And(more) => names.extend(more),
         }
         names
     }

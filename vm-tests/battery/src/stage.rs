@@ -1,9 +1,11 @@
 //! The ground of all scenarios: one world with a database that has a canary, and Weir in front.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use xtask::world::{ADDRESS, ADDRESS6, Agent, Network, PORT, Settings, Setup, Weir, World};
+use xtask::world::{
+    ADDRESS, ADDRESS6, Agent, Network, PORT, Process, Settings, Setup, Weir, World,
+};
 
 use crate::{kernel::Kernel, scenario::Place};
 
@@ -26,11 +28,12 @@ pub(crate) struct Prop {
     /// What the attacker knows of it.
     pub(crate) variables: Vec<(&'static str, String)>,
     /// A folder of the host that its container gets.
-    pub(crate) mounted: Option<std::path::PathBuf>,
+    pub(crate) mounted: Option<PathBuf>,
     /// Whether it gets /dev/net/tun.
     pub(crate) tun: bool,
-    /// What has to live as long.
-    pub(crate) kept: Vec<Box<dyn std::any::Any>>,
+    /// What lives as long.
+    #[expect(dead_code, reason = "what counts is when it goes")]
+    pub(crate) process: Option<Process>,
 }
 
 /// A database, Weir, and room for attackers.
@@ -67,6 +70,21 @@ impl Stage {
         })
     }
 
+    /// The agents' cgroup.
+    pub(crate) fn slice(&self) -> PathBuf {
+        self.world.slice().to_owned()
+    }
+
+    /// The cgroup of those whom nothing governs.
+    pub(crate) fn outside(&self) -> PathBuf {
+        self.world.strangers().to_owned()
+    }
+
+    /// The folder of Weir's pins.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.world.pins().to_owned()
+    }
+
     /// A container for an attacker, an agent's or nobody's.
     pub(crate) fn container(&self, place: Place, governed: bool) -> Result<Agent> {
         let network = match place {
@@ -88,8 +106,8 @@ pub(crate) fn abstract_name() -> String {
     format!("weir-battery-{}/.s.PGSQL.{PORT}", std::process::id())
 }
 
-/// Makes the host a little more like one: a default route, and no filter of source addresses, as
-/// most have it for the sake of asymmetric routes.
+/// Makes the host a little more like one, and as helpful to attackers as one can be: a default route,
+/// no filter of source addresses, and a part in source routes of both kinds.
 fn fit_out(world: &World) -> Result<()> {
     let lines = "set -e
         ip link add uplink type veth peer name nowhere
@@ -97,7 +115,13 @@ fn fit_out(world: &World) -> Result<()> {
         ip link set uplink up arp off
         ip address add 10.78.0.2/24 dev uplink
         ip route add default dev uplink
-        for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $file; done";
+        for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $file; done
+        echo 1 > /proc/sys/net/ipv4/conf/all/accept_source_route
+        echo 1 > /proc/sys/net/ipv4/conf/default/accept_source_route
+        for name in all default; do
+            file=/proc/sys/net/ipv6/conf/$name/seg6_enabled
+            test ! -e $file || echo 1 > $file
+        done";
     let output = world.outside("sh").args(["-c", lines]).output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the host: {}", error.trim());

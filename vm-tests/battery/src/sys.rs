@@ -1,5 +1,6 @@
 //! System calls that no safe wrapper has. All of the crate's `unsafe` is in this module.
 
+pub(crate) mod bpf;
 pub(crate) mod uring;
 pub(crate) mod xdp;
 
@@ -110,24 +111,6 @@ pub(crate) fn tunnel(name: &str, tap: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// `bpf(2)` with an attribute whose fields the caller has laid out.
-pub(crate) fn bpf(command: libc::c_int, attribute: &mut [u64; 18]) -> io::Result<i64> {
-    // SAFETY: the kernel reads and writes within the attribute's size; addresses in it are the
-    // caller's, of memory that lives through the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            attribute.as_mut_ptr(),
-            size_of_val(attribute),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result)
-}
-
 /// Opens a process by its number.
 pub(crate) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a call without pointers.
@@ -154,4 +137,11 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
 /// The packet sockets' option to go past queueing disciplines.
 pub(crate) fn bypass_qdisc(socket: &Socket) -> io::Result<()> {
     set_number(socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
+}
+
+/// A descriptor that came with a message.
+pub(crate) fn received(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has made this descriptor for us with the message; the caller has just
+    // taken it out of there, and nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -38,22 +38,20 @@ pub(crate) fn stream(socket: Socket) -> TcpStream {
     TcpStream::from(OwnedFd::from(socket))
 }
 
-/// Tries each address until one is no dead end: the best that the attacker can get.
+/// Tries each address until one is a success of the attacker's; otherwise what a user would see.
 pub(crate) fn best(
     addresses: impl IntoIterator<Item = SocketAddr>,
     attack: impl Fn(SocketAddr) -> Outcome,
 ) -> Outcome {
-    let mut last = Outcome::Stopped("no address".to_owned());
+    let mut best = Outcome::Stopped("no address".to_owned());
     for address in addresses {
         let outcome = attack(address);
-        if pg_says_something(&outcome) {
+        if outcome.is_success() {
             return outcome;
         }
-        last = outcome;
+        if !matches!(best, Outcome::Reply(_)) {
+            best = outcome;
+        }
     }
-    last
-}
-
-fn pg_says_something(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Reply(bytes) if !bytes.is_empty())
+    best
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::net::if_::if_nametoindex;
-use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::packet::{Flow, Way, from_ipv4, ipv4};
 use crate::sys;
@@ -26,14 +26,17 @@ pub(crate) struct Mute {
 
 impl Mute {
     pub(crate) fn new(own: IpAddr) -> io::Result<Self> {
+        const MIN_HOP_COUNT: i32 = 73;
         let listener = TcpListener::bind(SocketAddr::new(own, 0))?;
-        let port = listener.local_addr()?.port();
-        let socket = Socket::from(listener);
-        // `ret #0`: the kernel drops the segment before its TCP sees it.
-        socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
+        // Nothing comes from as near as 255 hops to go: the kernel drops each segment unseen.
+        let (level, name) = match own {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, MIN_HOP_COUNT),
+        };
+        sys::set_number(&listener, level, name, 255)?;
         Ok(Self {
-            _listener: socket.into(),
-            port,
+            port: listener.local_addr()?.port(),
+            _listener: listener,
         })
     }
 }
@@ -77,11 +80,6 @@ impl RawV6 {
     pub(crate) fn new() -> io::Result<Self> {
         let protocol = Some(Protocol::TCP);
         Socket::new(Domain::IPV6, Type::RAW, protocol).map(Self)
-    }
-
-    /// The socket, for its options.
-    pub(crate) fn socket(&self) -> &Socket {
-        &self.0
     }
 }
 

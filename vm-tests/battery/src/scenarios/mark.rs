@@ -12,7 +12,7 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
     attack,
     &[
         Case::bridge(governed),
-        Case::new(Place::Bridge, Caps::And("net_admin"), governed),
+        Case::new(Place::Bridge, Caps::And(&["net_admin"]), governed),
     ],
 );
 

@@ -11,7 +11,7 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
     "repair",
     "connects in repair mode, then leaves it and connects again",
     attack,
-    &[Case::new(Place::Bridge, Caps::And("net_admin"), governed)],
+    &[Case::new(Place::Bridge, Caps::And(&["net_admin"]), governed)],
 );
 
 const REPAIR: i32 = libc::TCP_REPAIR;
