@@ -182,7 +182,7 @@ pub(crate) fn variable(name: &str) -> Result<String> {
 /// slow, and says so.
 pub(crate) fn patience() -> Duration {
     let slow = env::var_os("BATTERY_SLOW").is_some();
-    Duration::from_millis(if slow { 4000 } else { 1000 })
+    Duration::from_millis(if slow { 2000 } else { 500 })
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use crate::{
     stage::{CANARY, INTRUDER, MASKED, WEIR},
 };
 
+const AUTHORIZED: &str = "connection authorized: user=";
+
 /// What came of an attack.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Seen {
@@ -75,23 +77,35 @@ impl Seen {
 /// A connection in the database's log that isn't Weir's: one that logged in as the intruder, or one
 /// that came over a network and didn't log in as Weir.
 fn evidence(log: &str) -> Option<String> {
-    let entries = || {
-        log.lines().filter_map(|line| {
-            let (pid, rest) = line.split_once(' ')?;
-            Some((pid, rest.split_once("LOG:  ")?.1))
-        })
-    };
-    let intruder = format!("connection authorized: user={INTRUDER} ");
-    if let Some((_, entry)) = entries().find(|(_, entry)| entry.starts_with(&intruder)) {
+    let intruder = format!("{AUTHORIZED}{INTRUDER} ");
+    if let Some((_, entry)) = entries(log).find(|(_, entry)| entry.starts_with(&intruder)) {
         return Some(format!("the database says: {entry}"));
     }
-    let weir = format!("connection authorized: user={WEIR} ");
-    let foreign = entries().find(|(pid, entry)| {
+    let weir = format!("{AUTHORIZED}{WEIR} ");
+    foreign(log, &weir).map(|entry| format!("the database says: {entry}"))
+}
+
+/// Whether a connection over a network hasn't logged in yet: Weir's own looks so for a moment.
+pub(crate) fn is_unsettled(log: &str) -> bool {
+    foreign(log, AUTHORIZED).is_some()
+}
+
+/// A connection over a network without such an entry.
+fn foreign<'a>(log: &'a str, login: &str) -> Option<&'a str> {
+    let mut foreign = entries(log).filter(|(pid, entry)| {
         entry.starts_with("connection received: ")
             && !entry.contains("host=[local]")
-            && !entries().any(|(other, entry)| other == *pid && entry.starts_with(&weir))
+            && !entries(log).any(|(other, entry)| other == *pid && entry.starts_with(login))
     });
-    foreign.map(|(_, entry)| format!("the database says: {entry}"))
+    foreign.next().map(|(_, entry)| entry)
+}
+
+/// The log's entries with the process that each is of.
+fn entries(log: &str) -> impl Iterator<Item = (&str, &str)> {
+    log.lines().filter_map(|line| {
+        let (pid, rest) = line.split_once(' ')?;
+        Some((pid, rest.split_once("LOG:  ")?.1))
+    })
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {

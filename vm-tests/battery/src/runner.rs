@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use crate::{
     attack::Outcome,
     container::{Contained, Parcel},
-    judge::Seen,
+    judge::{self, Seen},
     report,
     scenario::{Case, Control, Expect, Scenario},
     scenarios,
@@ -22,7 +22,7 @@ use crate::{
 const LOGIN_SETTLES: Duration = Duration::from_secs(2);
 
 /// How long the database may take to write its log.
-const LOG_SETTLES: Duration = Duration::from_millis(150);
+const LOG_SETTLES: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
     let chosen: Vec<_> = scenarios::ALL
@@ -99,7 +99,7 @@ fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> R
         tun: prop.tun,
         variables,
     };
-    let before = stage.world.postgres().log().len();
+    let mut before = stage.world.postgres().log().len();
     let mut contained = Contained::start(agent, scenario.name, &parcel)?;
     let outcome = loop {
         let line = contained.line()?;
@@ -108,6 +108,10 @@ fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> R
                 && (governed || !scenario.starts_outside)
             {
                 meanwhile(stage, &contained)?;
+                if scenario.starts_outside {
+                    // What it did as nobody's agent was its right.
+                    before = stage.world.postgres().log().len();
+                }
             }
             contained.go_on();
         } else {
@@ -116,16 +120,15 @@ fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> R
     };
     let agent = contained.end()?;
     thread::sleep(LOG_SETTLES);
-    let seen = || {
+    let log = || {
         let log = stage.world.postgres().log();
-        Seen::of(&outcome, log.get(before..).unwrap_or_default())
+        log.get(before..).unwrap_or_default().to_owned()
     };
-    let mut judged = seen();
-    if governed && matches!(judged, Seen::Bypass(_)) {
-        // Weir's own connections, too, are received before they are authorized.
-        thread::sleep(LOGIN_SETTLES);
-        judged = seen();
+    let start = Instant::now();
+    while governed && judge::is_unsettled(&log()) && start.elapsed() < LOGIN_SETTLES {
+        thread::sleep(LOG_SETTLES);
     }
+    let judged = Seen::of(&outcome, &log());
     drop((agent, prop));
     Ok(judged)
 }

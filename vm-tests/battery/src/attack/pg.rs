@@ -78,17 +78,12 @@ fn listen_on<S>(
     mut stream: S,
     read: impl Fn(&mut S, &mut [u8], Duration) -> io::Result<usize>,
 ) -> Outcome {
-    // A session takes longer than a connection: Weir logs in first.
-    let deadline = Instant::now() + patience() * 5;
+    // A session takes longer than a connection: Weir logs in first, on a machine that may have
+    // other things to do.
+    let deadline = Instant::now() + patience() * 10;
     let (mut reply, mut buffer) = (Vec::new(), [0; 4096]);
     while !is_complete(&reply) {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Once something came, the rest follows soon.
-        let left = if reply.is_empty() {
-            left.min(patience() * 3)
-        } else {
-            left
-        };
         match read(&mut stream, &mut buffer, left) {
             Ok(0) if reply.is_empty() => return Outcome::Stopped("closed".to_owned()),
             Ok(0) => break,

@@ -26,6 +26,7 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
     ],
 )
 .with(slice)
+.no_control("whoever detaches the programs frees the next attacker; with all capabilities it works")
 .ruins_stage();
 
 fn as_admin(kernel: &Kernel) -> Expect {
@@ -52,8 +53,10 @@ fn slice(stage: &Stage) -> Result<Prop> {
 
 fn attack(target: &Target) -> Result<Outcome> {
     let slice = variable("BATTERY_SLICE")?.parse()?;
+    let address = target.v4.into();
+    // By then Weir knows of this network.
+    drop(dial::ask(dial::socket(address, libc::IPPROTO_TCP)?, address));
     // Whether it is let shows in what comes next.
     let _ = bpf::detach_all(slice);
-    let address = target.v4.into();
     Ok(dial::ask(dial::socket(address, libc::IPPROTO_TCP)?, address))
 }

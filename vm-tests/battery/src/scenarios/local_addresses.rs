@@ -1,5 +1,6 @@
-//! The database is on this host, and listens on every address of it. Only one of them is listed; the
-//! attacker dials all others.
+//! The database is on this host, and listens on every address of it. Two of them are listed, one of
+//! each family; the attacker dials all others. Each is led to Weir, which can't tell which of the two
+//! is meant, and hangs up.
 
 use std::net::SocketAddr;
 
@@ -8,14 +9,14 @@ use xtask::world::PORT;
 
 use crate::{
     attack::{Outcome, Target, dial},
-    scenario::{Case, Scenario, governed},
+    scenario::{Case, Scenario, blocked},
 };
 
 pub(super) const SCENARIO: Scenario = Scenario::new(
     "local-addresses",
     "dials the local database by every other address of the host",
     attack,
-    &[Case::bridge(governed), Case::host(governed)],
+    &[Case::bridge(blocked), Case::host(blocked)],
 );
 
 fn attack(target: &Target) -> Result<Outcome> {
