@@ -10,7 +10,8 @@ use std::{
     env, fmt,
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -159,10 +160,32 @@ impl Outcome {
 pub(crate) fn main(name: &str) -> Result<()> {
     let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name);
     let scenario = scenario.with_context(|| format!("there is no scenario {name:?}"))?;
-    let outcome = (scenario.attack)(&Target::from_env()?);
+    let target = Target::from_env()?;
+    if env::var_os("BATTERY_AGENT").is_some() && !scenario.at_once {
+        settle(&target);
+    }
+    let outcome = (scenario.attack)(&target);
     let outcome = outcome.unwrap_or_else(|error| Outcome::Stopped(format!("{error:#}")));
     println!("{}", outcome.line());
     Ok(())
+}
+
+/// Waits until Weir has noticed the attacker's network: before that every connect to the database is
+/// refused. What an attacker can do in that time has scenarios of its own.
+fn settle(target: &Target) {
+    let start = Instant::now();
+    let address = target.v4.into();
+    while start.elapsed() < patience() * 4 {
+        let dialled = dial::socket(address, libc::IPPROTO_TCP)
+            .and_then(|socket| dial::connect(&socket, address));
+        match dialled {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            _ => break,
+        }
+        thread::sleep(patience() / 100);
+    }
+    // The perimeter comes right after the listener.
+    thread::sleep(patience() / 10);
 }
 
 /// Tells the outside that it may act, and waits until it has.

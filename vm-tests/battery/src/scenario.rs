@@ -27,6 +27,9 @@ pub(crate) struct Scenario {
     pub(crate) meanwhile: Option<fn(&Stage, &Contained) -> Result<()>>,
     /// Whether the attacker starts as nobody's agent, and `meanwhile` makes it one.
     pub(crate) starts_outside: bool,
+    /// Whether the attack begins with the container's first instruction, however little Weir knows
+    /// of it by then.
+    pub(crate) at_once: bool,
     /// Whether Weir may be beyond repair afterwards.
     pub(crate) ruins_stage: bool,
 }
@@ -100,6 +103,7 @@ impl Scenario {
             prop: None,
             meanwhile: None,
             starts_outside: false,
+            at_once: false,
             ruins_stage: false,
         }
     }
@@ -119,6 +123,12 @@ impl Scenario {
     /// The attacker is no agent until `meanwhile` makes it one.
     pub(crate) const fn starts_outside(mut self) -> Self {
         self.starts_outside = true;
+        self
+    }
+
+    /// From the first instruction on.
+    pub(crate) const fn at_once(mut self) -> Self {
+        self.at_once = true;
         self
     }
 
