@@ -185,7 +185,7 @@ fn settle(target: &Target) {
         thread::sleep(patience() / 100);
     }
     // The perimeter comes right after the listener.
-    thread::sleep(patience() / 10);
+    thread::sleep(patience() / 20);
 }
 
 /// Tells the outside that it may act, and waits until it has.
@@ -204,8 +204,12 @@ pub(crate) fn variable(name: &str) -> Result<String> {
 /// How long a connection that nobody answers is waited for. An emulated machine is ten times as
 /// slow, and says so.
 pub(crate) fn patience() -> Duration {
-    let slow = env::var_os("BATTERY_SLOW").is_some();
-    Duration::from_millis(if slow { 2000 } else { 500 })
+    Duration::from_millis(if is_slow() { 2000 } else { 500 })
+}
+
+/// Whether this is an emulated machine.
+pub(crate) fn is_slow() -> bool {
+    env::var_os("BATTERY_SLOW").is_some()
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! The container engine: what stands between `docker run` and the attacker's first instruction.
 //!
-//! `contain` starts in the agent's cgroup and network with all that root may do, makes the other
-//! namespaces, and starts `inside` in them, which hides the host's files and devices, gives up all
-//! capabilities but the case's, and becomes the attacker. No seccomp filter: each attack has the
-//! system calls that it wants.
+//! `contain` joins the agent's cgroup and network, makes the other namespaces, hides the host's files
+//! and devices, gives up all capabilities but the case's, and becomes the attacker. No seccomp
+//! filter: each attack has the system calls that it wants.
 
 use std::{
     cell::RefCell,
@@ -20,11 +19,16 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
+    sys::{
+        prctl::set_pdeathsig,
+        signal::Signal,
+        wait::{WaitStatus, waitpid},
+    },
 };
 use xtask::world::{Agent, Process};
 
-use crate::scenario::Place;
+use crate::{scenario::Place, sys};
 
 /// Where the attacker's own folder is inside the container.
 pub(crate) const HOME: &str = "/run/home";
@@ -34,13 +38,19 @@ pub(crate) const MOUNTED: &str = "/run/mounted";
 const PROGRAM: &str = "/run/battery";
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What `contain` and `inside` are told.
+/// What `contain` is told.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Plan {
+    /// The cgroup that it joins
+    #[arg(long)]
+    cgroup: PathBuf,
+    /// The network namespace
+    #[arg(long)]
+    netns: PathBuf,
     /// The attacker's folder on the host
     #[arg(long)]
     home: PathBuf,
-    /// Capabilities that it keeps, as setpriv names them
+    /// Capabilities that it keeps
     #[arg(long, value_delimiter = ',')]
     caps: Vec<String>,
     /// A folder of the host that is mounted into the container, as a mistaken operator would
@@ -73,8 +83,14 @@ pub(crate) struct Parcel {
 impl Contained {
     /// Starts the attacker of `scenario` as `agent`.
     pub(crate) fn start(agent: Agent, scenario: &str, parcel: &Parcel) -> Result<Self> {
-        let mut command = agent.engine(std::env::current_exe()?);
+        let cgroup = agent.cgroup().context("a container has a cgroup")?;
+        let mut command = Command::new(std::env::current_exe()?);
         command.arg("contain").arg("--home").arg(agent.home());
+        command
+            .arg("--cgroup")
+            .arg(cgroup)
+            .arg("--netns")
+            .arg(agent.netns());
         command.arg("--caps").arg(parcel.caps.join(","));
         if let Some(mounted) = &parcel.mounted {
             command.arg("--mounted").arg(mounted);
@@ -83,6 +99,9 @@ impl Contained {
             command.arg("--tun");
         }
         command.arg(scenario);
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.envs(parcel.variables.iter().map(|(name, value)| (name, value)));
         let errors = File::create(agent.home().join("stderr"))?;
         let mut child = command
@@ -147,25 +166,33 @@ impl Contained {
     }
 }
 
-/// Makes the namespaces, and starts the container's process 1 in them.
-pub(crate) fn contain() -> Result<()> {
+/// From `docker run` to the attacker.
+pub(crate) fn contain(plan: &Plan) -> Result<()> {
+    // Nothing outlives the battery.
+    set_pdeathsig(Signal::SIGKILL)?;
+    fs::write(plan.cgroup.join("cgroup.procs"), "0").context("the cgroup can't be joined")?;
+    setns(File::open(&plan.netns)?, CloneFlags::CLONE_NEWNET).context("the network")?;
     let kinds = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
     unshare(kinds).context("could not make namespaces")?;
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig=KILL", "--"]);
-    command.arg(std::env::current_exe()?).arg("inside");
-    command.args(std::env::args_os().skip(2));
-    let status = command.status()?;
-    ensure!(status.success(), "the container ended with {status}");
+    // The next child is process 1 of the new namespace.
+    let Some(first) = sys::fork()? else {
+        set_pdeathsig(Signal::SIGKILL)?;
+        return inside(plan);
+    };
+    let ended = waitpid(first, None)?;
+    ensure!(
+        matches!(ended, WaitStatus::Exited(_, 0)),
+        "the container: {ended:?}"
+    );
     Ok(())
 }
 
 /// Process 1 of the container.
-pub(crate) fn inside(plan: &Plan) -> Result<()> {
+fn inside(plan: &Plan) -> Result<()> {
     let none = None::<&str>;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(none, "/", none, private, none).context("private mounts")?;
@@ -188,11 +215,62 @@ pub(crate) fn inside(plan: &Plan) -> Result<()> {
     mount(Some("cgroup2"), cgroups, Some("cgroup2"), sealed, none).context("cgroups")?;
 
     std::env::set_current_dir(HOME)?;
-    let kept: String = plan.caps.iter().map(|cap| format!(",+{cap}")).collect();
-    let mut attacker = Command::new("setpriv");
-    attacker.args([&format!("--bounding-set=-all{kept}"), "--inh-caps=-all"]);
-    attacker.args(["--pdeathsig=KILL", "--", PROGRAM, "attack", &plan.scenario]);
+    let kept = plan.caps.iter().map(|name| capability(name));
+    sys::bound_capabilities(&kept.collect::<Result<Vec<_>>>()?)?;
+    // Root that runs a program has what is in its bounding set.
+    let mut attacker = Command::new(PROGRAM);
+    attacker.args(["attack", &plan.scenario]);
     Err(attacker.exec()).context("could not become the attacker")
+}
+
+/// A capability's number in linux/capability.h.
+fn capability(name: &str) -> Result<u32> {
+    const NAMES: [&str; 41] = [
+        "chown",
+        "dac_override",
+        "dac_read_search",
+        "fowner",
+        "fsetid",
+        "kill",
+        "setgid",
+        "setuid",
+        "setpcap",
+        "linux_immutable",
+        "net_bind_service",
+        "net_broadcast",
+        "net_admin",
+        "net_raw",
+        "ipc_lock",
+        "ipc_owner",
+        "sys_module",
+        "sys_rawio",
+        "sys_chroot",
+        "sys_ptrace",
+        "sys_pacct",
+        "sys_admin",
+        "sys_boot",
+        "sys_nice",
+        "sys_resource",
+        "sys_time",
+        "sys_tty_config",
+        "mknod",
+        "lease",
+        "audit_write",
+        "audit_control",
+        "setfcap",
+        "mac_override",
+        "mac_admin",
+        "syslog",
+        "wake_alarm",
+        "block_suspend",
+        "audit_read",
+        "perfmon",
+        "bpf",
+        "checkpoint_restore",
+    ];
+    let number = NAMES.iter().position(|known| *known == name);
+    let number = number.with_context(|| format!("there is no capability {name:?}"))?;
+    Ok(u32::try_from(number)?)
 }
 
 /// The few devices that a container has.

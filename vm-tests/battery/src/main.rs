@@ -54,8 +54,6 @@ enum Command {
     Prepare,
     #[command(hide = true)]
     Contain(container::Plan),
-    #[command(hide = true)]
-    Inside(container::Plan),
     #[command(hide = true, subcommand)]
     Accomplice(props::Role),
     #[command(hide = true)]
@@ -70,8 +68,7 @@ fn main() -> ExitCode {
         Command::Run { weir, filter } => runner::run(&weir, &filter),
         Command::List => list(),
         Command::Prepare => stage::prepare(),
-        Command::Contain(_) => container::contain(),
-        Command::Inside(plan) => container::inside(&plan),
+        Command::Contain(plan) => container::contain(&plan),
         Command::Accomplice(role) => props::main(&role),
         Command::Attack { scenario } => attack::main(&scenario),
     };

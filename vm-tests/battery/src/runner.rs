@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use crate::{
-    attack::Outcome,
+    attack::{self, Outcome},
     container::{Contained, Parcel},
     judge::{self, Seen},
     report,
@@ -38,10 +38,13 @@ pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
     report::begin(&stage.kernel.release, cases);
     let mut failed = 0;
     for scenario in chosen {
-        for case in scenario.cases {
+        for (number, case) in scenario.cases.iter().enumerate() {
             let start = Instant::now();
             let expect = (case.expect)(&stage.kernel);
-            let seen = tried(&stage, scenario, case, expect)
+            // An emulated machine is slow, and has the host's run before it: there each attack is
+            // shown to work in one state.
+            let shown = number == 0 || !attack::is_slow();
+            let seen = tried(&stage, scenario, case, expect, shown)
                 .unwrap_or_else(|error| Seen::Broken(format!("{error:#}")));
             failed += usize::from(!seen.is(expect));
             let name = format!("{} {}", scenario.name, case.state());
@@ -58,8 +61,14 @@ pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
 }
 
 /// One state of one scenario, its control first.
-fn tried(stage: &Stage, scenario: &Scenario, case: &Case, expect: Expect) -> Result<Seen> {
-    if matches!(scenario.control, Control::ReachesDatabase) {
+fn tried(
+    stage: &Stage,
+    scenario: &Scenario,
+    case: &Case,
+    expect: Expect,
+    shown: bool,
+) -> Result<Seen> {
+    if shown && matches!(scenario.control, Control::ReachesDatabase) {
         let seen = attempt(stage, scenario, case, false)?;
         match seen {
             Seen::Bypass(_) => {}
@@ -86,7 +95,7 @@ fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> R
     if governed && !scenario.starts_outside {
         variables.push(("BATTERY_AGENT", "1".to_owned()));
     }
-    if std::env::var_os("BATTERY_SLOW").is_some() {
+    if attack::is_slow() {
         variables.push(("BATTERY_SLOW", "1".to_owned()));
     }
     variables.extend(prop.variables.iter().cloned());
@@ -122,21 +131,20 @@ fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> R
         }
     };
     let agent = contained.end()?;
+    if !governed {
+        // Nobody asks whether this one got a connection: it has to have the word.
+        return Ok(Seen::of(&outcome, ""));
+    }
     thread::sleep(LOG_SETTLES);
     let log = || {
         let log = stage.world.postgres().log();
         log.get(before..).unwrap_or_default().to_owned()
     };
     let start = Instant::now();
-    while governed && judge::is_unsettled(&log()) && start.elapsed() < LOGIN_SETTLES {
+    while judge::is_unsettled(&log()) && start.elapsed() < LOGIN_SETTLES {
         thread::sleep(LOG_SETTLES);
     }
-    let judged = if governed {
-        Seen::of(&outcome, &log())
-    } else {
-        // Nobody asks whether this one got a connection: it has to have the word.
-        Seen::of(&outcome, "")
-    };
+    let judged = Seen::of(&outcome, &log());
     drop((agent, prop));
     Ok(judged)
 }

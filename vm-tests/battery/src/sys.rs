@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::{ForkResult, Pid},
+};
 use socket2::{SockAddr, SockAddrStorage, Socket};
 
 /// A system call's result as an `io::Result`.
@@ -144,4 +147,28 @@ pub(crate) fn received(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel has made this descriptor for us with the message; the caller has just
     // taken it out of there, and nobody else has it.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A copy of this process: `None` in the copy, its id in the original. For a process that has no
+/// other threads.
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: with one thread there is no lock that could be left held by another.
+    Ok(match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => None,
+        ForkResult::Parent { child } => Some(child),
+    })
+}
+
+/// Takes all capabilities but these, by number, out of the bounding set.
+pub(crate) fn bound_capabilities(kept: &[u32]) -> io::Result<()> {
+    for capability in (0..64).filter(|capability| !kept.contains(capability)) {
+        // SAFETY: a call without pointers.
+        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        if let Err(error) = checked(dropped) {
+            // The kernel knows no capability with this number, and none behind it.
+            let last = error.raw_os_error() == Some(libc::EINVAL);
+            return if last { Ok(()) } else { Err(error) };
+        }
+    }
+    Ok(())
 }

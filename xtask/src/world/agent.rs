@@ -117,16 +117,10 @@ impl Agent {
         client(self.place.command(program, Signal::SIGTERM), &self.home)
     }
 
-    /// A command that starts in the agent's cgroup and network with all that root may do: what a
-    /// container engine runs to build a container around the agent's program.
-    pub fn engine(&self, program: impl AsRef<OsStr>) -> Command {
-        let place = Place {
-            user: User::Root,
-            ..self.place.clone()
-        };
-        let mut command = place.command(program, Signal::SIGKILL);
-        command.current_dir(&self.home);
-        command
+    /// Where its network namespace can be entered.
+    #[must_use]
+    pub fn netns(&self) -> &Path {
+        &self.place.netns
     }
 
     /// Its cgroup's folder.

@@ -7,13 +7,13 @@ use std::{
     fs::File,
     io::Write as _,
     os::fd::AsRawFd as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{self, Command, Stdio},
     thread,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace whose only interface is `lo`, up.
 #[derive(Debug)]
@@ -71,7 +71,6 @@ impl Namespace {
                  link set {name}c netns {own} name eth0\n"
             ),
         };
-        batch(&host.path(), &made)?;
         let fitted = format!(
             "link set eth0 up\n\
              address add 10.79.{count}.2/24 dev eth0\n\
@@ -79,7 +78,13 @@ impl Namespace {
              route add default via 10.79.{count}.1\n\
              route add ::/0 via fd79:{count}::1\n"
         );
-        batch(&self.path(), &fitted)
+        let (host, own) = (host.file.try_clone()?, self.file.try_clone()?);
+        let both = thread::spawn(move || {
+            batch(&host, &made)?;
+            batch(&own, &fitted)
+        });
+        both.join()
+            .map_err(|_| anyhow!("joining a network namespace panicked"))?
     }
 
     /// A path to enter it by, good while this value lives.
@@ -96,15 +101,15 @@ pub(super) enum Link {
     Macvlan,
 }
 
-/// Runs lines of `ip -batch` in a namespace.
-fn batch(namespace: &Path, lines: &str) -> Result<()> {
-    let mut child = Command::new("nsenter")
-        .arg(format!("--net={}", namespace.display()))
-        .args(["--", "ip", "-batch", "-"])
+/// Runs lines of `ip -batch` in a namespace, which this thread enters for good.
+fn batch(namespace: &File, lines: &str) -> Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("could not run nsenter")?;
+        .context("could not run ip")?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(lines.as_bytes())?;
     }

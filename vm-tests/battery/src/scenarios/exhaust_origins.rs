@@ -5,7 +5,7 @@
 use anyhow::Result;
 
 use crate::{
-    attack::{Outcome, Target, dial},
+    attack::{Outcome, Target, dial, is_slow},
     scenario::{Case, Scenario, governed},
 };
 
@@ -22,7 +22,7 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
 
 fn attack(target: &Target) -> Result<Outcome> {
     let address = target.v4.into();
-    let many = if std::env::var_os("BATTERY_SLOW").is_some() { MANY / 10 } else { MANY };
+    let many = if is_slow() { MANY / 10 } else { MANY };
     let mut held = Vec::with_capacity(512);
     for _ in 0..many {
         let socket = dial::socket(address, libc::IPPROTO_TCP)?;
