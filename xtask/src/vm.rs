@@ -37,6 +37,16 @@ pub(crate) struct Args {
     filter: Vec<String>,
 }
 
+impl Args {
+    /// Everything.
+    pub(crate) fn all() -> Self {
+        Self {
+            kernel: Vec::new(),
+            filter: Vec::new(),
+        }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let all = [Kernel::Host, Kernel::V6_1, Kernel::V6_12];
     let kernels = if args.kernel.is_empty() {

@@ -12,7 +12,7 @@ macro_rules! scenarios {
 
 scenarios! {
     tcp_v4 tcp_v6 tcp_mapped newcomer local_addresses
-    mptcp_v4 mptcp_v6 mptcp_mapped
+    mptcp_v4 mptcp_v6 mptcp_mapped mptcp_subflow
     msg_fastopen mptcp_fastopen fastopen_connect
     uring_connect uring_sqpoll uring_mptcp
     unspec_reconnect governed_reconnect nonblocking

@@ -172,3 +172,16 @@ pub(crate) fn bound_capabilities(kept: &[u32]) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// The number by which the kernel's path manager knows a multipath connection.
+pub(crate) fn mptcp_token(socket: &Socket) -> io::Result<u32> {
+    const SOL_MPTCP: libc::c_int = 284;
+    const MPTCP_INFO: libc::c_int = 1;
+    // The start of `struct mptcp_info`: counters, flags, and the token as the fourth word.
+    let mut info = [0_u32; 4];
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).unwrap_or(0);
+    let (fd, place) = (socket.as_raw_fd(), info.as_mut_ptr().cast());
+    // SAFETY: the kernel writes at most `length` bytes.
+    checked(unsafe { libc::getsockopt(fd, SOL_MPTCP, MPTCP_INFO, place, &raw mut length) })?;
+    Ok(info[3])
+}

@@ -80,7 +80,7 @@ fn listen_on<S>(
 ) -> Outcome {
     // A session takes longer than a connection: Weir logs in first, on a machine that may have
     // other things to do.
-    let deadline = Instant::now() + patience() * 10;
+    let deadline = Instant::now() + patience() * 6;
     let (mut reply, mut buffer) = (Vec::new(), [0; 4096]);
     while !is_complete(&reply) {
         let left = deadline.saturating_duration_since(Instant::now());
