@@ -30,7 +30,7 @@ pub(crate) struct Scenario {
     /// Whether the attack begins with the container's first instruction, however little Weir knows
     /// of it by then.
     pub(crate) at_once: bool,
-    /// Whether Weir may be beyond repair afterwards.
+    /// Whether Weir is beyond repair when the attacker got further than to be governed.
     pub(crate) ruins_stage: bool,
 }
 
@@ -132,7 +132,7 @@ impl Scenario {
         self
     }
 
-    /// The next scenario gets a new stage.
+    /// The next one gets a new stage, unless all that came of this was a governed session.
     pub(crate) const fn ruins_stage(mut self) -> Self {
         self.ruins_stage = true;
         self

@@ -44,7 +44,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(weir: &Path) -> Result<Self> {
+    pub(crate) fn new(weir: &Path, kernel: &Kernel) -> Result<Self> {
         let settings = Settings {
             extra: "log_connections = on\nlog_line_prefix = '%p '".to_owned(),
             hba: format!("local all {INTRUDER} trust\nhost all {INTRUDER} all trust"),
@@ -66,7 +66,7 @@ impl Stage {
         Ok(Self {
             weir,
             world,
-            kernel: Kernel::running()?,
+            kernel: kernel.clone(),
         })
     }
 
