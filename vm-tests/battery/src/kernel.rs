@@ -36,6 +36,17 @@ impl Kernel {
         })
     }
 
+    /// One that has everything.
+    #[cfg(test)]
+    pub(crate) fn complete(version: (u32, u32), lsm: bool) -> Self {
+        Self {
+            release: String::new(),
+            version,
+            lsm,
+            complete: true,
+        }
+    }
+
     /// Whether attackers find this kind of socket here.
     pub(crate) fn has(&self, domain: i32, kind: i32, protocol: i32) -> bool {
         let protocol = Some(Protocol::from(protocol));
@@ -45,6 +56,12 @@ impl Kernel {
     /// Whether AF_VSOCK leads from this machine to itself.
     pub(crate) fn has_vsock_loopback(&self) -> bool {
         self.complete || Path::new("/sys/module/vsock_loopback").exists()
+    }
+
+    /// Whether somebody without SYS_ADMIN is nobody even in a user namespace of its own (Ubuntu).
+    pub(crate) fn restricts_user_namespaces(&self) -> bool {
+        let file = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+        !self.complete && fs::read_to_string(file).is_ok_and(|value| value.trim() == "1")
     }
 
     /// Whether a connect to a unix socket is asked about: by `cgroup/connect_unix`, or by LSM.

@@ -231,7 +231,7 @@ fn dial_again(from: SocketAddr, to: SocketAddr, database: &Path) -> Result<()> {
             // It hangs up when it is done, and is dialled again until this is ended.
             let _ = lead(&socket, database);
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::yield_now();
     }
     Ok(())
 }

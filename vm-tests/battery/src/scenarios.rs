@@ -29,3 +29,61 @@ scenarios! {
     steal_descriptor ptrace exhaust_origins port_reuse
     pinned_maps delete_pins detach
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::ALL;
+    use crate::{kernel::Kernel, scenario::Expect};
+
+    /// The gaps in the README's table, with its other words.
+    const README: &str = include_str!("../../README.md");
+
+    fn gaps() -> BTreeSet<&'static str> {
+        let kernels = [(6, 1), (6, 12)]
+            .into_iter()
+            .flat_map(|version| [true, false].map(|lsm| Kernel::complete(version, lsm)));
+        let cases = || ALL.iter().flat_map(|scenario| scenario.cases);
+        let expected = kernels.flat_map(|kernel| {
+            cases()
+                .map(|case| (case.expect)(&kernel))
+                .collect::<Vec<_>>()
+        });
+        let gaps = expected.filter_map(|expect| match expect {
+            Expect::Gap(name) => Some(name),
+            _ => None,
+        });
+        gaps.collect()
+    }
+
+    #[test]
+    fn the_readme_names_every_gap_and_no_other() {
+        let named: BTreeSet<_> = README
+            .lines()
+            .skip_while(|line| *line != "| gap | state in which it is open | closed by |")
+            .skip(2)
+            .map_while(|line| line.strip_prefix("| ")?.split(" | ").next())
+            .collect();
+        assert_eq!(named, gaps());
+    }
+
+    #[test]
+    fn names_are_unique_and_each_scenario_has_its_states() {
+        let names: BTreeSet<_> = ALL.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for scenario in ALL {
+            let states: BTreeSet<_> = scenario.cases.iter().map(|case| case.state()).collect();
+            assert_eq!(states.len(), scenario.cases.len(), "{}", scenario.name);
+            assert!(!states.is_empty(), "{}", scenario.name);
+        }
+    }
+
+    #[test]
+    fn nothing_is_absent_on_a_complete_kernel() {
+        let kernel = Kernel::complete((6, 1), true);
+        for case in ALL.iter().flat_map(|scenario| scenario.cases) {
+            assert_ne!((case.expect)(&kernel), Expect::Absent);
+        }
+    }
+}

@@ -8,7 +8,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::{
     attack::{Outcome, Target, dial, patience},
-    scenario::{Case, Scenario, governed},
+    kernel::Kernel,
+    scenario::{Case, Expect, Scenario},
     scenarios::tun::ip,
 };
 
@@ -16,9 +17,17 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
     "nested-namespaces",
     "makes a user and a network namespace of its own",
     attack,
-    &[Case::bridge(governed), Case::host(governed)],
+    &[Case::bridge(expect), Case::host(expect)],
 )
 .no_control("an empty network leads nowhere for anybody");
+
+fn expect(kernel: &Kernel) -> Expect {
+    if kernel.restricts_user_namespaces() {
+        Expect::Blocked
+    } else {
+        Expect::Governed
+    }
+}
 
 fn attack(target: &Target) -> Result<Outcome> {
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
