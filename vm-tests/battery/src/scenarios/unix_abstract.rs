@@ -34,8 +34,10 @@ fn expect(kernel: &Kernel) -> Expect {
 
 fn attack(_: &Target) -> Result<Outcome> {
     let table = fs::read_to_string("/proc/net/unix")?;
-    let names = table.lines().filter_map(|line| line.split_once(" @").map(|(_, name)| name));
-    let name = names.filter(|name| name.contains(".s.PGSQL.")).next_back();
+    let mut names = table
+        .lines()
+        .filter_map(|line| Some(line.split_once(" @")?.1));
+    let name = names.find(|name| name.contains(".s.PGSQL."));
     let address = SocketAddr::from_abstract_name(name.context("nobody listens")?)?;
     Ok(match UnixStream::connect_addr(&address) {
         Ok(stream) => pg::ask_on(stream),
