@@ -9,6 +9,7 @@ mod load;
 mod relay;
 mod setup;
 mod test;
+mod vm;
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -37,6 +38,8 @@ enum Command {
     Demo,
     /// Measure Weir beside a bare relay and pgbouncer; writes bench/RESULTS.md (needs root)
     Bench(bench::Args),
+    /// Try every known way around Weir, on this kernel and on others under QEMU (needs root)
+    VmTest(vm::Args),
     /// Run each fuzz target for a while (needs no root)
     Fuzz {
         /// Seconds for each target
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<()> {
         Command::Lint => lint::run(),
         Command::Test => test::run(),
         Command::Demo => demo::run(),
+        Command::VmTest(args) => vm::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Relay { listen, upstream } => relay::run(listen, upstream),
         Command::Sink { listen } => load::sink(listen),

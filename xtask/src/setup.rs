@@ -147,10 +147,46 @@ const REQUIREMENTS: &[Requirement] = &[
     },
 ];
 
+/// For the battery on the kernel that runs here.
+const BATTERY: &[Requirement] = &[Requirement {
+    name: "nftables",
+    needed_by: "vm-test",
+    check: Check::Packages,
+    install: Install::Apt(&["nftables"]),
+}];
+
+/// For the battery on other kernels.
+const MACHINES: &[Requirement] = &[Requirement {
+    name: "QEMU and what its guests are made with",
+    needed_by: "vm-test",
+    check: Check::Packages,
+    install: Install::Apt(&[
+        "qemu-system-x86",
+        "busybox-static",
+        "cpio",
+        "xz-utils",
+        "binutils",
+        "nftables",
+    ]),
+}];
+
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
+    install(REQUIREMENTS)
+}
+
+/// Installs what the battery needs besides: `machines` if it runs on other kernels too.
+pub(crate) fn battery(machines: bool) -> Result<()> {
+    install(BATTERY)?;
+    if machines {
+        install(MACHINES)?;
+    }
+    Ok(())
+}
+
+fn install(requirements: &[Requirement]) -> Result<()> {
     let installed = installed_packages()?;
-    let missing: Vec<_> = REQUIREMENTS
+    let missing: Vec<_> = requirements
         .iter()
         .filter(|r| !r.is_there(&installed))
         .collect();

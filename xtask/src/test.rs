@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use xtask::steps::{Steps, cargo};
 
-use crate::{ebpf, fuzz, setup};
+use crate::{ebpf, fuzz, setup, vm};
 
 /// Long enough to find what a change broke at once; `cargo xtask fuzz` looks further.
 const SMOKE_SECONDS: u32 = 10;
@@ -14,7 +14,7 @@ pub(crate) fn run() -> Result<()> {
         "the end-to-end tests load eBPF programs and make cgroups and network namespaces, which \
          needs root: run `cargo xtask test` as root, or `cargo test` for the tests that need none"
     );
-    let mut steps = Steps::new("test", 4);
+    let mut steps = Steps::new("test", 5);
     steps.step("looking for what the tests need", setup::run)?;
     steps.step("building the eBPF programs", ebpf::run)?;
     let mut tests = cargo();
@@ -26,6 +26,9 @@ pub(crate) fn run() -> Result<()> {
         "--no-fail-fast",
     ]);
     steps.openly("unit, property and end-to-end tests", &mut tests)?;
+    steps.step("every known way around Weir, on all kernels", || {
+        vm::run(&vm::Args::all())
+    })?;
     steps.step("fuzz targets, a short run of each", || {
         fuzz::run(SMOKE_SECONDS, None)
     })

@@ -59,6 +59,7 @@ pub struct World {
     // In the order in which they go: server, slice, pins, namespace, folder.
     postgres: Postgres,
     slice: Cgroup,
+    outside: Cgroup,
     pins: Pins,
     namespace: Arc<Namespace>,
     dir: TempDir,
@@ -93,10 +94,12 @@ impl World {
         let namespace = Arc::new(Namespace::new(&["10.77.0.1/32", "fd77::1/128"])?);
         let postgres = Postgres::start(&namespace, dir.path(), settings)?;
         let slice = Cgroup::new(cgroups.join(format!("{name}.slice")))?;
+        let outside = Cgroup::new(cgroups.join(format!("{name}-outside")))?;
         let pins = Pins(bpffs.join(name));
         Ok(Self {
             postgres,
             slice,
+            outside,
             pins,
             namespace,
             dir,
@@ -114,6 +117,24 @@ impl World {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The cgroup that Weir governs.
+    #[must_use]
+    pub fn slice(&self) -> &Path {
+        self.slice.path()
+    }
+
+    /// The cgroup of those whom nothing governs.
+    #[must_use]
+    pub fn strangers(&self) -> &Path {
+        self.outside.path()
+    }
+
+    /// Where Weir pins its programs and maps.
+    #[must_use]
+    pub fn pins(&self) -> &Path {
+        &self.pins.0
     }
 
     /// Starts Weir and waits until it answers.
@@ -137,15 +158,19 @@ impl World {
     /// A new process group of the agent `name`: the configuration knows `coder` and `analyst`,
     /// anybody else is a stranger.
     pub fn agent(&self, name: &str, network: Network) -> Result<Agent> {
+        self.container(self.slice.path(), name, network)
+    }
+
+    /// The same outside of the slice: nothing governs it.
+    pub fn stranger(&self, name: &str, network: Network) -> Result<Agent> {
+        self.container(self.outside.path(), name, network)
+    }
+
+    fn container(&self, parent: &Path, name: &str, network: Network) -> Result<Agent> {
         let count = self.agents.fetch_add(1, Ordering::Relaxed);
         let name = format!("{name}-{count}");
-        let cgroup = self.slice.path().join(&name);
-        Agent::new(
-            cgroup,
-            &self.namespace,
-            network,
-            self.dir.path().join(&name),
-        )
+        let home = self.dir.path().join(&name);
+        Agent::new(parent.join(&name), &self.namespace, network, home, count)
     }
 
     /// A command in the host's namespace that no slice governs: its connections go straight to

@@ -91,7 +91,7 @@ fn the_way_upstream_is_verified_and_bound_to_its_channel() -> Result<()> {
     let (certificate, key) = certificate()?;
     let server = Settings {
         tls: Some((certificate.clone(), key)),
-        extra: String::new(),
+        ..Settings::default()
     };
     let stage = Stage::with(&server, |world, mut setup| {
         let ca = world.dir().join("upstream-ca.pem");
@@ -115,6 +115,7 @@ fn an_upstream_that_is_not_who_it_should_be_gets_no_login() -> Result<()> {
     let server = Settings {
         tls: Some(server),
         extra: "log_connections = on".to_owned(),
+        ..Settings::default()
     };
     let stage = Stage::with(&server, |world, mut setup| {
         let ca = world.dir().join("upstream-ca.pem");

@@ -45,7 +45,11 @@ impl Stage {
     /// A server that logs every statement that reaches it.
     pub(crate) fn watched() -> Result<Self> {
         let extra = "log_statement = 'all'".to_owned();
-        Self::with(&Settings { tls: None, extra }, |_, setup| Ok(setup))
+        let settings = Settings {
+            extra,
+            ..Settings::default()
+        };
+        Self::with(&settings, |_, setup| Ok(setup))
     }
 }
 

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use super::{
     ADDRESS,
     cgroup::Cgroup,
-    namespace::Namespace,
+    namespace::{Link, Namespace},
     process::{Place, Process, User},
 };
 use crate::cache;
@@ -30,6 +30,10 @@ pub enum Network {
     OnlyLo,
     /// The host's namespace, in which the database listens too.
     Host,
+    /// A namespace of its own with a veth pair to the host, which routes: what `docker run` makes.
+    Bridge,
+    /// As `Bridge`, but on a macvlan interface: the host has no end of it.
+    Macvlan,
 }
 
 /// How a command ended and what it wrote.
@@ -56,6 +60,7 @@ impl Finished {
 pub struct Agent {
     place: Place,
     home: PathBuf,
+    count: u32,
     // Before the namespace: its processes must be gone first.
     _cgroup: Cgroup,
     _own: Option<Namespace>,
@@ -63,18 +68,27 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// The `count`th of its world.
     pub(super) fn new(
         cgroup: PathBuf,
         host: &Arc<Namespace>,
         network: Network,
         home: PathBuf,
+        count: u32,
     ) -> Result<Self> {
         fs::create_dir_all(&home)?;
         let cgroup = Cgroup::new(cgroup)?;
         let own = match network {
-            Network::OnlyLo => Some(Namespace::new(&[])?),
             Network::Host => None,
+            Network::OnlyLo | Network::Bridge | Network::Macvlan => Some(Namespace::new(&[])?),
         };
+        if let Some(own) = &own {
+            match network {
+                Network::Bridge => own.join(host, count, Link::Veth)?,
+                Network::Macvlan => own.join(host, count, Link::Macvlan)?,
+                Network::OnlyLo | Network::Host => {}
+            }
+        }
         let netns = own.as_ref().map_or_else(|| host.path(), Namespace::path);
         let place = Place {
             cgroup: Some(cgroup.path().to_path_buf()),
@@ -84,6 +98,7 @@ impl Agent {
         Ok(Self {
             place,
             home,
+            count,
             _cgroup: cgroup,
             _own: own,
             _host: Arc::clone(host),
@@ -100,6 +115,25 @@ impl Agent {
     /// address; user and password are what an agent would make up.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         client(self.place.command(program, Signal::SIGTERM), &self.home)
+    }
+
+    /// Where its network namespace can be entered.
+    #[must_use]
+    pub fn netns(&self) -> &Path {
+        &self.place.netns
+    }
+
+    /// Its cgroup's folder.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.place.cgroup.as_deref()
+    }
+
+    /// Which agent of its world this is: with [`Network::Bridge`] and [`Network::Macvlan`] its
+    /// addresses are 10.79.`count`.2 and fd79:`count`::2.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
     }
 
     /// Runs a program to its end.

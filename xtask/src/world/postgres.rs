@@ -36,6 +36,10 @@ pub struct Settings {
     pub tls: Option<(String, String)>,
     /// Further lines of postgresql.conf.
     pub extra: String,
+    /// Lines of pg_hba.conf before the usual ones.
+    pub hba: String,
+    /// Directories for further unix sockets; `@name` is an abstract one.
+    pub sockets: Vec<String>,
 }
 
 /// A running server, listening on the world's addresses and on a unix socket for `sql`.
@@ -51,7 +55,7 @@ impl Postgres {
         let data = dir.join("pg");
         copy(&template(namespace)?, &data)?;
         configure(&data, settings)?;
-        launch(namespace, &data)
+        launch(namespace, &data, &settings.sockets)
     }
 
     /// Runs SQL in the database `app` as the superuser, past Weir, and returns the rows
@@ -90,14 +94,16 @@ impl Postgres {
     }
 }
 
-fn launch(namespace: &Namespace, data: &Path) -> Result<Postgres> {
+fn launch(namespace: &Namespace, data: &Path, sockets: &[String]) -> Result<Postgres> {
     let place = Place {
         cgroup: None,
         netns: namespace.path(),
         user: User::Postgres,
     };
     let mut command = place.command(bin()?.join("postgres"), Signal::SIGQUIT);
-    command.arg("-D").arg(data).arg("-k").arg(data);
+    let own = data.display().to_string();
+    let sockets = [std::slice::from_ref(&own), sockets].concat().join(",");
+    command.arg("-D").arg(data).arg("-k").arg(sockets);
     // Immediate shutdown: whatever is in there is thrown away anyway.
     let log = data.join("server.log");
     let mut process = Process::start("PostgreSQL", command, &log, Signal::SIGQUIT)?;
@@ -125,8 +131,11 @@ fn configure(data: &Path, settings: &Settings) -> Result<()> {
         conf.push_str("ssl = on\n");
     }
     own(&data.join("postgresql.auto.conf"), &conf)?;
-    let hba = "local all postgres trust\nhost all all all scram-sha-256\n";
-    own(&data.join("pg_hba.conf"), hba)
+    let hba = format!(
+        "{}\nlocal all postgres trust\nhost all all all scram-sha-256\n",
+        settings.hba
+    );
+    own(&data.join("pg_hba.conf"), &hba)
 }
 
 /// Writes a file that belongs to `postgres` and that only it can read.
@@ -190,7 +199,7 @@ fn make_template(namespace: &Namespace, kept: &Path) -> Result<()> {
     text_of(initdb.arg(&data).output()?)?;
     configure(&data, &Settings::default())?;
 
-    let mut server = launch(namespace, &data)?;
+    let mut server = launch(namespace, &data, &[])?;
     let schema = dir.path().join("schema.sql");
     fs::write(&schema, SCHEMA)?;
     text_of(

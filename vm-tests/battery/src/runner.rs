@@ -1,0 +1,155 @@
+//! Runs the scenarios one after the other, each state of each with its control.
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    attack::{self, Outcome},
+    container::{Contained, Parcel},
+    judge::{self, Seen},
+    kernel::Kernel,
+    report,
+    scenario::{Case, Control, Expect, Scenario},
+    scenarios,
+    stage::{Prop, Stage},
+};
+
+/// How long Weir may take to log in.
+const LOGIN_SETTLES: Duration = Duration::from_secs(2);
+
+/// How long the database may take to write its log.
+const LOG_SETTLES: Duration = Duration::from_millis(100);
+
+pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
+    let chosen: Vec<_> = scenarios::ALL
+        .iter()
+        .filter(|s| filters.is_empty() || filters.iter().any(|f| s.name.contains(f.as_str())))
+        .collect();
+    ensure!(
+        !chosen.is_empty(),
+        "no scenario's name contains {filters:?}"
+    );
+    let kernel = Kernel::running()?;
+    let cases = chosen.iter().map(|scenario| scenario.cases.len()).sum();
+    report::begin(&kernel.release, cases);
+    let mut failed = 0;
+    let mut kept = None;
+    for scenario in chosen {
+        for (number, case) in scenario.cases.iter().enumerate() {
+            let start = Instant::now();
+            let stage = match kept.take() {
+                Some(stage) => stage,
+                None => Stage::new(weir, &kernel)?,
+            };
+            let expect = (case.expect)(&kernel);
+            // An emulated machine is slow, and has the host's run before it: there each attack is
+            // shown to work in one state.
+            let shown = number == 0 || !attack::is_slow();
+            let seen = tried(&stage, scenario, case, expect, shown)
+                .unwrap_or_else(|error| Seen::Broken(format!("{error:#}")));
+            failed += usize::from(!seen.is(expect));
+            let name = format!("{} {}", scenario.name, case.state());
+            report::case(&name, expect, &seen, start.elapsed());
+            if !scenario.ruins_stage || seen == Seen::Governed {
+                kept = Some(stage);
+            }
+        }
+    }
+    report::end(failed);
+    ensure!(failed == 0, "{failed} of {cases} are not as they should be");
+    Ok(())
+}
+
+/// One state of one scenario, its control first.
+fn tried(
+    stage: &Stage,
+    scenario: &Scenario,
+    case: &Case,
+    expect: Expect,
+    shown: bool,
+) -> Result<Seen> {
+    if shown && matches!(scenario.control, Control::ReachesDatabase) {
+        let seen = attempt(stage, scenario, case, false)?;
+        match seen {
+            Seen::Bypass(_) => {}
+            Seen::Absent(_) if expect == Expect::Absent => return Ok(seen),
+            _ => {
+                let (word, detail) = (seen.word(), seen.detail());
+                return Ok(Seen::Broken(format!("its control was {word}: {detail}")));
+            }
+        }
+    }
+    attempt(stage, scenario, case, true)
+}
+
+/// Lets the attacker try, as an agent or as nobody's.
+fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> Result<Seen> {
+    let prop = scenario
+        .prop
+        .map_or_else(|| Ok(Prop::default()), |make| make(stage))?;
+    let agent = stage.container(case.place, governed && !scenario.starts_outside)?;
+    let mut variables = vec![
+        ("BATTERY_COUNT", agent.count().to_string()),
+        ("BATTERY_PLACE", format!("{:?}", case.place)),
+    ];
+    if governed && !scenario.starts_outside {
+        variables.push(("BATTERY_AGENT", "1".to_owned()));
+    }
+    if attack::is_slow() {
+        variables.push(("BATTERY_SLOW", "1".to_owned()));
+    }
+    variables.extend(prop.variables.iter().cloned());
+    let parcel = Parcel {
+        place: case.place,
+        caps: if governed {
+            case.caps
+        } else {
+            case.caps.of_control()
+        }
+        .names(),
+        mounted: prop.mounted.clone(),
+        tun: prop.tun,
+        variables,
+    };
+    let mut before = stage.world.postgres().log().len();
+    let mut contained = Contained::start(agent, scenario.name, &parcel)?;
+    let outcome = loop {
+        let line = contained.line()?;
+        if line == "ready" {
+            if let Some(meanwhile) = scenario.meanwhile
+                && (governed || !scenario.starts_outside)
+            {
+                meanwhile(stage, &contained)?;
+                if scenario.starts_outside {
+                    // What it did as nobody's agent was its right.
+                    before = stage.world.postgres().log().len();
+                }
+            }
+            contained.go_on();
+        } else {
+            break Outcome::parse(&line)?;
+        }
+    };
+    let agent = contained.end()?;
+    if !governed {
+        // Nobody asks whether this one got a connection: it has to have the word.
+        return Ok(Seen::of(&outcome, ""));
+    }
+    thread::sleep(LOG_SETTLES);
+    let log = || {
+        let log = stage.world.postgres().log();
+        log.get(before..).unwrap_or_default().to_owned()
+    };
+    let start = Instant::now();
+    while judge::is_unsettled(&log()) && start.elapsed() < LOGIN_SETTLES {
+        thread::sleep(LOG_SETTLES);
+    }
+    let judged = Seen::of(&outcome, &log());
+    drop((agent, prop));
+    Ok(judged)
+}

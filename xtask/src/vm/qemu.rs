@@ -1,0 +1,106 @@
+//! Booting a kernel in a virtual machine, with its serial console as our input.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{Kernel, follow, image, kernel::Files, table::Run};
+
+/// A guest that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// A kernel under KVM is up in less than one.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Boots `files` with the battery's image, and follows it to its end.
+pub(super) fn boot(kernel: Kernel, files: &Files, initrd: &Path) -> Result<Run> {
+    let kvm = kvm_works(files)?;
+    println!(
+        "  {kernel}: booting {} under {}",
+        files.release,
+        if kvm { "KVM" } else { "TCG" }
+    );
+    let mut guest = Guest::start(files, initrd, kvm, "lsm=lockdown,yama,bpf loglevel=4")?;
+    let output = guest.0.stdout.take().context("stdout is a pipe")?;
+    let pid = guest.0.id();
+    let watchdog = Watchdog::new(pid, LIMIT);
+    let run = follow(kernel, output);
+    drop((watchdog, guest));
+    run
+}
+
+/// Whether /dev/kvm is there and a kernel really runs under it. On some nested hosts it is there,
+/// and a guest hangs.
+fn kvm_works(files: &Files) -> Result<bool> {
+    if fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+    {
+        return Ok(false);
+    }
+    let mut guest = Guest::start(files, &image::probe()?, true, "quiet")?;
+    let start = Instant::now();
+    while start.elapsed() < PROBE_LIMIT {
+        // The probe's process 1 switches the machine off.
+        if let Some(status) = guest.0.try_wait()? {
+            return Ok(status.success());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(false)
+}
+
+/// A virtual machine. Dropping it switches it off.
+struct Guest(Child);
+
+impl Guest {
+    fn start(files: &Files, initrd: &Path, kvm: bool, append: &str) -> Result<Self> {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        if kvm {
+            qemu.args(["-accel", "kvm", "-cpu", "host"]);
+        } else {
+            qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
+        }
+        qemu.args(["-smp", "2", "-m", "3000", "-no-reboot", "-nodefaults"]);
+        qemu.args(["-display", "none", "-serial", "stdio", "-kernel"]);
+        qemu.arg(&files.vmlinuz).arg("-initrd").arg(initrd);
+        qemu.args(["-append", &format!("console=ttyS0 panic=-1 {append}")]);
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+        qemu.spawn()
+            .map(Self)
+            .context("could not run qemu-system-x86_64")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Ends a process that takes too long, unless this is dropped before.
+struct Watchdog(
+    #[expect(dead_code, reason = "what counts is when it goes")] std::sync::mpsc::Sender<()>,
+);
+
+impl Watchdog {
+    fn new(pid: u32, limit: Duration) -> Self {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            if receiver.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+                // It may have ended by itself just now.
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        });
+        Self(sender)
+    }
+}
