@@ -71,6 +71,14 @@ struct Shared {
 /// A process in a cgroup: the cgroup's path, the process's id and its start.
 type Key = (String, u32, u64);
 
+/// What of the host an agent should not reach, as it is now.
+#[derive(Default)]
+struct Host {
+    sockets: Vec<Socket>,
+    /// Where its configuration is: whoever writes that has the host.
+    etc: Option<mounts::Location>,
+}
+
 /// A socket as it is now.
 struct Socket {
     name: &'static str,
@@ -132,7 +140,7 @@ impl Shared {
         if process::started(pid)? != key.2 {
             return Err(std::io::Error::other("it has just ended"));
         }
-        let findings: Arc<[Finding]> = judge(&process, own, &self.sockets()?).into();
+        let findings: Arc<[Finding]> = judge(&process, own, &self.host()?).into();
         for Finding { severity, what } in findings.iter() {
             tracing::warn!(cgroup = own, pid, ?severity, what, "preflight");
         }
@@ -148,8 +156,7 @@ impl Shared {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The guarded sockets that are there, with where they are.
-    fn sockets(&self) -> std::io::Result<Vec<Socket>> {
+    fn host(&self) -> std::io::Result<Host> {
         let host = Mounts::parse(&std::fs::read("/proc/self/mountinfo")?);
         let there = self.guarded.iter().filter_map(|guarded| {
             let path = std::fs::canonicalize(&guarded.path).ok()?;
@@ -165,7 +172,10 @@ impl Shared {
                 })
             })?
         });
-        Ok(there.collect())
+        Ok(Host {
+            sockets: there.collect(),
+            etc: host.locate(Path::new("/etc")),
+        })
     }
 }
 
@@ -185,11 +195,12 @@ const NET_RAW: u32 = 13;
 const SYS_PTRACE: u32 = 19;
 
 /// What would let a process out whose own cgroup is `own`.
-fn judge(process: &Process, own: &str, sockets: &[Socket]) -> Vec<Finding> {
+fn judge(process: &Process, own: &str, host: &Host) -> Vec<Finding> {
     let mut found = Vec::new();
     of_capabilities(process, &mut found);
-    of_files(process, own, &mut found);
-    for socket in sockets.iter().filter(|s| may_connect(process, s)) {
+    of_files(process, own, host, &mut found);
+    let usable = host.sockets.iter().filter(|s| may_connect(process, s));
+    for socket in usable {
         if process.mounts.shows(&socket.location) {
             defeats(
                 &mut found,
@@ -244,11 +255,12 @@ fn of_capabilities(process: &Process, found: &mut Vec<Finding>) {
     }
 }
 
-fn of_files(process: &Process, own: &str, found: &mut Vec<Finding>) {
+fn of_files(process: &Process, own: &str, host: &Host, found: &mut Vec<Finding>) {
     if !writes_as_root(process) {
         return;
     }
-    if process.shared.mount {
+    let etc = host.etc.as_ref();
+    if etc.is_some_and(|etc| process.mounts.shows_writable(etc)) {
         defeats(found, "it may write the host's files as root".to_owned());
     }
     // Below its own cgroup it can only make more that are governed as it is.

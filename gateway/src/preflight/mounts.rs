@@ -48,12 +48,20 @@ impl Mounts {
 
     /// Whether a file can be seen anywhere in this namespace.
     pub(super) fn shows(&self, file: &Location) -> bool {
-        self.0.iter().any(|mount| {
+        self.views(file).next().is_some()
+    }
+
+    /// Whether it can be seen where the file system can be written.
+    pub(super) fn shows_writable(&self, file: &Location) -> bool {
+        self.views(file).any(|mount| mount.writable)
+    }
+
+    /// The mounts through which a file can be seen.
+    fn views(&self, file: &Location) -> impl Iterator<Item = &Mount> {
+        self.0.iter().filter(|mount| {
+            let rest = file.path.strip_prefix(&mount.root);
             mount.device == file.device
-                && file.path.strip_prefix(&mount.root).is_ok_and(|rest| {
-                    let here = join(&mount.place, rest);
-                    self.governs(&here) == Some(mount)
-                })
+                && rest.is_ok_and(|rest| self.governs(&join(&mount.place, rest)) == Some(mount))
         })
     }
 

@@ -41,7 +41,6 @@ pub(super) struct Shared {
     pub(super) user: bool,
     pub(super) pid: bool,
     pub(super) net: bool,
-    pub(super) mount: bool,
 }
 
 /// When a process began, in clock ticks since the boot: with its id, which process it is.
@@ -60,7 +59,6 @@ pub(super) fn read(pid: u32) -> io::Result<Process> {
         user: same(pid, "user")?,
         pid: same(pid, "pid")?,
         net: same(pid, "net")?,
-        mount: same(pid, "mnt")?,
     };
     Ok(Process {
         shared,
@@ -171,7 +169,7 @@ mod tests {
         let pid = std::process::id();
         let own = super::read(pid).unwrap();
         let shared = own.shared;
-        assert!(shared.user && shared.pid && shared.net && shared.mount);
+        assert!(shared.user && shared.pid && shared.net);
         assert!(started(pid).unwrap() > 0);
         assert!(super::read(u32::MAX / 2).is_err());
     }

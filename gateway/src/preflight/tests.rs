@@ -21,7 +21,11 @@ fn confined() -> Process {
 fn with(change: impl FnOnce(&mut Process)) -> Vec<(Severity, String)> {
     let mut process = confined();
     change(&mut process);
-    let found = judge(&process, OWN, &[docker()]);
+    let host = Host {
+        sockets: vec![docker()],
+        etc: Mounts::parse(b"1 0 8:1 / / rw - ext4 x rw\n").locate(Path::new("/etc")),
+    };
+    let found = judge(&process, OWN, &host);
     found.into_iter().map(|f| (f.severity, f.what)).collect()
 }
 
@@ -149,12 +153,18 @@ fn a_socket_counts_where_it_is_seen_and_may_be_used() {
 
 #[test]
 fn root_in_the_hosts_files_is_out_already() {
-    let found = with(|p| {
-        p.root = true;
-        p.shared.mount = true;
-    });
-    only(&found, Severity::Defeats, "files");
-    assert_eq!(with(|p| p.shared.mount = true), []);
+    let seen = |root: bool, line: &str| {
+        with(|p| {
+            p.root = root;
+            p.mounts = mounts(line);
+        })
+    };
+    let all = "2 1 8:1 / /host rw - ext4 x rw\n";
+    only(&seen(true, all), Severity::Defeats, "files");
+    assert_eq!(seen(false, all), [], "as a user");
+    assert_eq!(seen(true, &all.replace("host rw", "host ro")), []);
+    let part = all.replace(" / /host", " /srv/data /data");
+    assert_eq!(seen(true, &part), [], "a folder of the host");
 }
 
 #[test]
