@@ -113,7 +113,7 @@ fn show_members(members: &Members, coloured: bool, out: &mut impl Write) -> io::
     Ok(())
 }
 
-fn count(number: usize, what: &str) -> String {
+pub(super) fn count(number: usize, what: &str) -> String {
     match (number, what.ends_with('s')) {
         (1, _) => format!("1 {what}"),
         (_, true) => format!("{number} {what}es"),

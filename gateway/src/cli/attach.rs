@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
+use super::agents::count;
 use crate::agents::cgroup_root;
 use crate::config::Config;
 use crate::control::Client;
@@ -68,17 +69,17 @@ pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     let (from, to) = (plan.from.display(), plan.to.display());
     writeln!(
         out,
-        "{} processes moved from {} to {}, agent {}",
-        moved.processes,
+        "{} moved from {} to {}, agent {}",
+        count(moved.processes, "process"),
         escape(&from.to_string()),
         escape(&to.to_string()),
         plan.agent
     )?;
     if moved.sockets > 0 {
-        let sockets = moved.sockets;
+        let sockets = count(moved.sockets, "socket");
         writeln!(
             out,
-            "{sockets} sockets that they had open stay OUTSIDE of Weir until they are closed"
+            "{sockets} that they had open: OUTSIDE of Weir until closed"
         )?;
     }
     Ok(ExitCode::SUCCESS)
@@ -154,8 +155,9 @@ impl Plan {
         let sockets = processes.iter().map(|(pid, _)| sockets(*pid)).sum();
         if sockets > 0 && !keep_sockets {
             bail!(
-                "its processes have {sockets} sockets open, which would stay outside of Weir: \
-                 restart them in the slice, or say --keep-sockets"
+                "its processes have {} open, which would stay outside of Weir: restart them in \
+                 the slice, or say --keep-sockets",
+                count(sockets, "socket")
             );
         }
         match fs::create_dir(&self.to) {

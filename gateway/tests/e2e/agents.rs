@@ -6,9 +6,19 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use xtask::world::{Network, Settings};
+use xtask::world::{Finished, Network, Settings};
 
 use crate::support::{Stage, refusal, until};
+
+fn cgroup_root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let root = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(place))
+    });
+    root.context("no cgroup2 is mounted")
+}
 
 fn agents(stage: &Stage) -> Result<Value> {
     let shown = stage.weir.cli(&["agents", "--json"])?;
@@ -100,14 +110,8 @@ struct Outside {
 
 impl Outside {
     fn start(stage: &Stage, name: &str, with_socket: bool) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/mounts")?;
-        let root = mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let (place, kind) = (fields.next()?, fields.next()?);
-            (kind == "cgroup2").then(|| PathBuf::from(place))
-        });
         let name = format!("weir-outside-{name}-{}", std::process::id());
-        let cgroup = root.context("no cgroup2")?.join(&name);
+        let cgroup = cgroup_root()?.join(&name);
         fs::create_dir_all(cgroup.join("below"))?;
         let dir = stage.world.dir().join(&name);
         fs::create_dir_all(&dir)?;
@@ -161,10 +165,7 @@ fn processes_that_are_attached_are_governed_from_there_on() -> Result<()> {
         .weir
         .cli(&["attach", &outside.path(), "--as", "coder-attached"])?;
     assert!(attached.ok(), "{attached:?}");
-    assert!(
-        attached.stdout.contains("1 processes moved"),
-        "{attached:?}"
-    );
+    assert!(attached.stdout.contains("1 process moved"), "{attached:?}");
     assert!(outside.now_in()?.contains("/coder-attached\n"));
     fs::write(outside.dir.join("go"), "")?;
     outside.child.wait()?;
@@ -194,7 +195,7 @@ fn open_sockets_keep_processes_from_being_attached_unless_that_is_said() -> Resu
         .weir
         .cli(&[&["attach", &outside.path()], &name[..]].concat())?;
     assert!(!refused.ok(), "{refused:?}");
-    assert!(refused.stderr.contains("1 sockets open"), "{refused:?}");
+    assert!(refused.stderr.contains("1 socket open"), "{refused:?}");
     assert!(
         outside.now_in()?.contains("weir-outside-socket"),
         "it was moved"
@@ -228,6 +229,61 @@ fn attaching_to_no_agent_or_without_a_daemon_moves_nothing() -> Result<()> {
     assert_eq!(dead.status.code(), Some(3), "{dead:?}");
     assert!(outside.now_in()?.contains("weir-outside-nobody"));
     stage.weir.restart()
+}
+
+/// Runs psql in a cgroup of this name below the slice, as systemd or a runtime would start it.
+fn psql_in(stage: &Stage, name: &str) -> Result<Finished> {
+    let root = cgroup_root()?;
+    let script = format!(
+        r#"at={}/$(sed -n 's/^0::.//p' /proc/self/cgroup)/../'{name}' &&
+        mkdir -p "$at" && echo 0 > "$at/cgroup.procs" && exec psql -XAt -c "SELECT 'in'""#,
+        root.display()
+    );
+    stage.agent.run("sh", &["-c", &script])
+}
+
+#[test]
+fn an_agent_is_known_by_its_unit_and_not_by_what_that_makes() -> Result<()> {
+    let stage = Stage::with(&Settings::default(), |_, mut setup| {
+        let unit = "weir-test@.service";
+        setup.more = format!("[agent.unit]\nmatch = {{ unit = {unit:?} }}\npreflight = \"warn\"\n");
+        Ok(setup)
+    })?;
+    psql_in(&stage, "weir-test@1.service/inner")?;
+    let sessions = stage.weir.cli(&["sessions", "--json"])?;
+    assert!(
+        sessions.stdout.contains("\"agent\":\"unit\""),
+        "{sessions:?}"
+    );
+    for other in [
+        "other/weir-test@1.service",
+        "weir-test@1.scope",
+        "weir-tests@1.service",
+    ] {
+        let seen = psql_in(&stage, other)?;
+        assert!(seen.stderr.contains("knows no agent"), "{other}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_container_that_no_runtime_confirms_is_refused() -> Result<()> {
+    let stage = Stage::with(&Settings::default(), |world, mut setup| {
+        let socket = world.dir().join("no-docker.sock");
+        setup.more = format!(
+            "[runtimes]\ndocker = {socket:?}\n[agent.labelled]\nmatch = {{ label = {{ a = \"b\" }} }}\n"
+        );
+        Ok(setup)
+    })?;
+    let id = "0123456789abcdef".repeat(4);
+    let seen = psql_in(&stage, &format!("docker-{id}.scope"))?;
+    assert!(seen.stderr.contains("knows no agent"), "{seen:?}");
+    let log = stage.weir.log();
+    assert!(log.contains("no-docker.sock can't be asked"), "{log}");
+    // Where it could be one of two agents, the one by cgroup isn't taken for want of the other.
+    let seen = psql_in(&stage, &format!("coder-x/docker-{id}.scope"))?;
+    assert!(seen.stderr.contains("knows no agent"), "{seen:?}");
+    Ok(())
 }
 
 fn slice_of(stage: &Stage) -> Result<String> {

@@ -42,6 +42,8 @@ pub struct Setup {
     /// What becomes of agents that could get round Weir: these can, being root among the host's
     /// files. `None` leaves it at the default.
     pub preflight: Option<&'static str>,
+    /// More of the configuration, behind the agents `coder` and `analyst`.
+    pub more: String,
     /// Where the journal and the index go, if not below the world's folder.
     pub state: Option<PathBuf>,
 }
@@ -60,6 +62,7 @@ impl Setup {
             hosts: vec![format!("{ADDRESS}:{PORT}"), format!("[{ADDRESS6}]:{PORT}")],
             password: "upstream-secret".to_owned(),
             preflight: Some("warn"),
+            more: String::new(),
             state: None,
         }
     }
@@ -250,5 +253,5 @@ client_tls = "{client_tls}"
             "\n[agent.{agent}]\nmatch = {{ cgroup = \"{slice}/{agent}-*\" }}\n{preflight}"
         );
     }
-    text
+    text + &setup.more
 }
