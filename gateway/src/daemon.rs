@@ -25,12 +25,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::agents::{Agents, cgroup_root};
-use crate::capture::{Capture, Coverages, Gap, NamespaceEvent, NetnsId, Watcher};
+use crate::capture::{Capture, Coverages, Gap, Hook, NamespaceEvent, NetnsId, Watcher};
 use crate::config::Config;
 use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
 use crate::policy_store::{self, PolicyStore};
-use crate::preflight::{Guarded, Preflight};
+use crate::preflight::{Closed, Guarded, Preflight};
 use crate::record::{self, Recorder};
 use crate::session::{Catalogs, Directory, Environment};
 use crate::tls::Authority;
@@ -127,7 +127,7 @@ async fn up(config: Config) -> anyhow::Result<()> {
         workers,
         datastores,
         agents,
-        preflight: Preflight::new(guarded(&config)),
+        preflight: Preflight::new(guarded(&config), closed(&config, capture.gaps())),
         namespaces: Mutex::default(),
         gaps: capture.gaps().to_vec(),
         coverages: capture.coverages(),
@@ -152,7 +152,7 @@ async fn up(config: Config) -> anyhow::Result<()> {
 }
 
 /// The sockets on this host with which an agent could have itself let out.
-pub(crate) fn guarded(config: &Config) -> Vec<Guarded> {
+fn guarded(config: &Config) -> Vec<Guarded> {
     let runtimes = &config.runtimes;
     let own = config.paths.socket();
     let systemd = Path::new("/run/systemd/private");
@@ -173,6 +173,15 @@ pub(crate) fn guarded(config: &Config) -> Vec<Guarded> {
         root_only,
     });
     guarded.into()
+}
+
+/// What the kernel's optional hooks close. Where the perimeter is required, a namespace with a way
+/// past it has no database.
+fn closed(config: &Config, gaps: &[Gap]) -> Closed {
+    Closed {
+        packets: !gaps.iter().any(|gap| gap.hook == Hook::Lsm),
+        ways_out: config.capture.require.contains(&Hook::Perimeter),
+    }
 }
 
 /// The main loop: namespaces come and go, names are resolved anew, until a signal ends it.

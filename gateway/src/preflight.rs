@@ -58,6 +58,16 @@ pub struct Guarded {
     pub root_only: bool,
 }
 
+/// What a process can't do from a network namespace of its own, whatever it may there, as Weir's
+/// optional hooks are in the way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Make packets by itself.
+    pub packets: bool,
+    /// Send any to a protected endpoint.
+    pub ways_out: bool,
+}
+
 /// Looks at processes. Cloning shares what is known.
 #[derive(Debug, Clone)]
 pub struct Preflight(Arc<Shared>);
@@ -65,6 +75,7 @@ pub struct Preflight(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     guarded: Vec<Guarded>,
+    closed: Closed,
     known: Mutex<HashMap<Key, Arc<[Finding]>>>,
 }
 
@@ -75,6 +86,7 @@ type Key = (String, u32, u64);
 #[derive(Default)]
 struct Host {
     sockets: Vec<Socket>,
+    closed: Closed,
     /// Where its configuration is: whoever writes that has the host.
     etc: Option<mounts::Location>,
 }
@@ -92,9 +104,10 @@ struct Socket {
 impl Preflight {
     /// Guards these sockets, those that aren't there (yet) included.
     #[must_use]
-    pub fn new(guarded: Vec<Guarded>) -> Self {
+    pub fn new(guarded: Vec<Guarded>, closed: Closed) -> Self {
         Self(Arc::new(Shared {
             guarded,
+            closed,
             known: Mutex::default(),
         }))
     }
@@ -174,6 +187,7 @@ impl Shared {
         });
         Ok(Host {
             sockets: there.collect(),
+            closed: self.closed,
             etc: host.locate(Path::new("/etc")),
         })
     }
@@ -197,7 +211,7 @@ const SYS_PTRACE: u32 = 19;
 /// What would let a process out whose own cgroup is `own`.
 fn judge(process: &Process, own: &str, host: &Host) -> Vec<Finding> {
     let mut found = Vec::new();
-    of_capabilities(process, &mut found);
+    of_capabilities(process, host.closed, &mut found);
     of_files(process, own, host, &mut found);
     let usable = host.sockets.iter().filter(|s| may_connect(process, s));
     for socket in usable {
@@ -213,7 +227,7 @@ fn judge(process: &Process, own: &str, host: &Host) -> Vec<Finding> {
 
 /// Those of a user namespace below the host's count only for what that namespace owns: a network
 /// namespace, in which addresses can be rewritten and packets made.
-fn of_capabilities(process: &Process, found: &mut Vec<Finding>) {
+fn of_capabilities(process: &Process, closed: Closed, found: &mut Vec<Finding>) {
     let Process {
         capabilities,
         shared,
@@ -234,24 +248,20 @@ fn of_capabilities(process: &Process, found: &mut Vec<Finding>) {
         let what = "it has CAP_NET_RAW in the host's network";
         defeats(found, what.to_owned());
     }
-    if !shared.net && *has_network {
-        let own_namespace = [(NET_RAW, "CAP_NET_RAW"), (NET_ADMIN, "CAP_NET_ADMIN")];
-        for (number, name) in own_namespace {
-            if capabilities.has(number) && (number == NET_RAW || !shared.user) {
+    if !shared.net && *has_network && !closed.ways_out {
+        let raw = (NET_RAW, "CAP_NET_RAW", !closed.packets);
+        // That of the host was found above.
+        let admin = (NET_ADMIN, "CAP_NET_ADMIN", !shared.user);
+        for (number, name, open) in [raw, admin] {
+            if open && capabilities.has(number) {
                 let what = format!("it has {name} in a network that leads out");
-                found.push(Finding {
-                    severity: Severity::Weakens,
-                    what,
-                });
+                weakens(found, what);
             }
         }
     }
     if shared.pid && !process.root && !on_host(SYS_PTRACE) {
         let what = "it sees the host's processes, and may trace those of its user";
-        found.push(Finding {
-            severity: Severity::Weakens,
-            what: what.to_owned(),
-        });
+        weakens(found, what.to_owned());
     }
 }
 
@@ -289,6 +299,13 @@ fn may_connect(process: &Process, socket: &Socket) -> bool {
         } else {
             granted(0)
         }
+}
+
+fn weakens(found: &mut Vec<Finding>, what: String) {
+    found.push(Finding {
+        severity: Severity::Weakens,
+        what,
+    });
 }
 
 fn defeats(found: &mut Vec<Finding>, what: String) {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use weir::preflight::{Guarded, Preflight, Severity};
+use weir::preflight::{Closed, Guarded, Preflight, Severity};
 
 const CGROUP: &str = "weir-agents.slice/coder-1";
 
@@ -54,14 +54,19 @@ impl Sleeper {
             .args(how.unshare)
             .args(["--", "sh", "-c", &script, "sh", "setpriv"]);
         command.args(how.setpriv).args(["--", "sleep", "60"]);
-        let helper = command.stdin(Stdio::null()).spawn().unwrap();
+        let helper = command.stdin(Stdio::null()).spawn();
+        let mut sleeper = Self {
+            helper: helper.expect("unshare can be run"),
+            pid: 0,
+        };
         let start = Instant::now();
         loop {
-            let found = descendants(helper.id()).into_iter().find(|pid| {
+            let found = descendants(sleeper.helper.id()).into_iter().find(|pid| {
                 fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "sleep\n")
             });
             if let Some(pid) = found {
-                return Self { helper, pid };
+                sleeper.pid = pid;
+                return sleeper;
             }
             assert!(start.elapsed() < Duration::from_secs(20), "{command:?}");
             std::thread::sleep(Duration::from_millis(10));
@@ -99,7 +104,7 @@ fn found_by(preflight: &Preflight, how: How<'_>) -> Vec<(Severity, String)> {
 }
 
 fn found(how: How<'_>) -> Vec<(Severity, String)> {
-    found_by(&Preflight::new(Vec::new()), how)
+    found_by(&Preflight::new(Vec::new(), Closed::default()), how)
 }
 
 #[track_caller]
@@ -201,8 +206,8 @@ fn root_of_a_user_namespace_is_no_root_of_the_host() {
         before: "true",
         setpriv: &["--inh-caps=-all"],
     });
-    let capabilities: Vec<_> = contained.iter().filter(|f| f.1.contains("CAP_")).collect();
-    assert_eq!(capabilities, [&(Severity::Defeats, String::new()); 0]);
+    let has = contained.iter().any(|f| f.1.contains("CAP_"));
+    assert!(!has, "{contained:?}");
 }
 
 #[test]
@@ -217,7 +222,7 @@ fn a_socket_is_found_where_it_is_seen_and_may_be_used() {
         path: path.to_owned(),
         root_only: false,
     };
-    let preflight = Preflight::new(vec![guard(&path)]);
+    let preflight = Preflight::new(vec![guard(&path)], Closed::default());
     open_to(0o666);
     only(
         &found_by(&preflight, CONFINED),
@@ -250,7 +255,7 @@ fn a_socket_is_found_where_it_is_seen_and_may_be_used() {
 
 #[test]
 fn a_process_is_looked_at_once_and_soon() {
-    let preflight = Preflight::new(Vec::new());
+    let preflight = Preflight::new(Vec::new(), Closed::default());
     let sleeper = Sleeper::start(CONFINED);
     let start = Instant::now();
     let found = preflight.findings(CGROUP, sleeper.pid);

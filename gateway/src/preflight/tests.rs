@@ -19,10 +19,15 @@ fn confined() -> Process {
 }
 
 fn with(change: impl FnOnce(&mut Process)) -> Vec<(Severity, String)> {
+    with_closed(Closed::default(), change)
+}
+
+fn with_closed(closed: Closed, change: impl FnOnce(&mut Process)) -> Vec<(Severity, String)> {
     let mut process = confined();
     change(&mut process);
     let host = Host {
         sockets: vec![docker()],
+        closed,
         etc: Mounts::parse(b"1 0 8:1 / / rw - ext4 x rw\n").locate(Path::new("/etc")),
     };
     let found = judge(&process, OWN, &host);
@@ -114,6 +119,38 @@ fn raw_sockets_count_where_they_lead_somewhere() {
 }
 
 #[test]
+fn what_an_optional_hook_closes_is_no_weakness() {
+    let seen = |closed, number, user| {
+        with_closed(closed, |p| {
+            p.capabilities = capability(number);
+            p.shared.user = user;
+            p.has_network = true;
+        })
+    };
+    let packets = Closed {
+        packets: true,
+        ways_out: false,
+    };
+    let ways_out = Closed {
+        packets: false,
+        ways_out: true,
+    };
+    assert_eq!(seen(packets, NET_RAW, true), []);
+    assert_eq!(seen(ways_out, NET_RAW, true), []);
+    only(
+        &seen(packets, NET_ADMIN, false),
+        Severity::Weakens,
+        "NET_ADMIN",
+    );
+    assert_eq!(seen(ways_out, NET_ADMIN, false), []);
+    only(
+        &seen(ways_out, NET_ADMIN, true),
+        Severity::Defeats,
+        "NET_ADMIN",
+    );
+}
+
+#[test]
 fn cgroups_that_are_not_its_own_must_not_be_writable() {
     let seen = |uid_root: bool, line: &str| {
         with(|p| {
@@ -169,7 +206,7 @@ fn root_in_the_hosts_files_is_out_already() {
 
 #[test]
 fn what_becomes_of_it_is_as_the_agents_setting_says() {
-    let preflight = Preflight::new(Vec::new());
+    let preflight = Preflight::new(Vec::new(), Closed::default());
     let gone = u32::MAX / 2;
     let refused = |mode| preflight.check(mode, "s/x", gone).refusal;
     assert!(
