@@ -12,6 +12,8 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Config};
 use crate::control;
 
+mod agents;
+mod attach;
 pub mod audit;
 mod ca;
 mod completions;
@@ -32,6 +34,7 @@ Getting started:
   weir policy check                  everything that is wrong with the policy files
   weir run                           the daemon, in the foreground
   weir status                        how the daemon is
+  weir agents                        who is governed, and what would let them out
   weir sessions                      who did what
   weir replay ID                     one session, as it happened
 
@@ -58,6 +61,10 @@ enum Command {
     Run(run::Args),
     /// Show how the daemon is
     Status(status::Args),
+    /// Show who is governed, and what would let them out
+    Agents(agents::Args),
+    /// Move the processes of a cgroup below the agents' slice
+    Attach(attach::Args),
     /// Check that this host and the configuration have what Weir needs
     Doctor(doctor::Args),
     /// Print the certificate that agents need for sslmode=verify-full
@@ -91,6 +98,8 @@ impl Cli {
         match &self.command {
             Command::Run(args) => run::run(args, &self.config),
             Command::Status(args) => status::run(args, &config()?.paths.socket()),
+            Command::Agents(args) => agents::run(args, &config()?.paths.socket()),
+            Command::Attach(args) => attach::run(args, &config()?),
             Command::Doctor(args) => doctor::run(args, &self.config),
             Command::Ca(args) => ca::run(args, &config()?.paths.ca()),
             Command::Policy(command) => policy::run(command),

@@ -15,6 +15,7 @@ mod raw;
 
 pub use host::Host;
 
+use crate::agents;
 use crate::capture;
 use crate::identity::Matcher;
 use crate::policy::Diagnostic;
@@ -43,6 +44,8 @@ pub struct Config {
     pub journal: Journal,
     /// `[datastore.*]`, by name; at least one. No two have an endpoint in common.
     pub datastores: Vec<Arc<Datastore>>,
+    /// `[runtimes]`.
+    pub runtimes: agents::Settings,
     /// `[agent.*]`; at least one.
     pub agents: Matcher,
 }

@@ -8,11 +8,13 @@
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/sessions/open` | a list of [`OpenSession`] |
+//! | `GET /v1/agents` | [`Agents`] |
 //! | `POST /v1/reload` | 202: the policy files are being looked at; `status` tells the outcome |
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -27,8 +29,10 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
+mod agents;
 mod client;
 
+pub use agents::{AgentStatus, Agents, Members};
 pub use client::{Client, Error};
 
 /// The group whose members may ask.
@@ -158,6 +162,8 @@ pub struct Handle {
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
     /// Lists the open sessions.
     pub sessions: Arc<dyn Fn() -> Vec<OpenSession> + Send + Sync>,
+    /// Looks at who is governed.
+    pub agents: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Agents> + Send>> + Send + Sync>,
     /// Has the policy files looked at; doesn't wait for it.
     pub reload: Arc<dyn Fn() + Send + Sync>,
 }
@@ -218,6 +224,10 @@ pub async fn serve(
         .route(
             "/v1/sessions/open",
             get(|State(h): State<Handle>| async move { Json((h.sessions)()) }),
+        )
+        .route(
+            "/v1/agents",
+            get(|State(h): State<Handle>| async move { Json((h.agents)().await) }),
         )
         .route("/v1/reload", post(reload))
         .layer(middleware::from_fn(only_operators))
@@ -319,6 +329,13 @@ mod tests {
                     ..OpenSession::default()
                 }]
             }),
+            agents: Arc::new(|| {
+                let agents = Agents {
+                    truncated: true,
+                    ..Agents::default()
+                };
+                Box::pin(async move { agents })
+            }),
             reload: Arc::new(move || {
                 reloads.fetch_add(1, Ordering::SeqCst);
             }),
@@ -339,6 +356,7 @@ mod tests {
             let client = Client::new(&path);
             assert_eq!(client.status().await.unwrap().pid, 42);
             assert_eq!(client.open_sessions().await.unwrap()[0].id, "a");
+            assert!(client.agents().await.unwrap().truncated);
             client.reload().await.unwrap();
             assert_eq!(reloads.load(Ordering::SeqCst), 1);
             stop.send(()).unwrap();

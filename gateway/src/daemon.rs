@@ -10,11 +10,12 @@
 //! ECONNREFUSED, never a passage), sessions at rest are told goodbye, and the others are ended in
 //! order within [`DRAIN`].
 
+mod agents;
 mod datastores;
 mod status;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::capture::{Capture, Coverages, Gap, NamespaceEvent, NetnsId, Watcher};
+use crate::agents::{Agents, cgroup_root};
+use crate::capture::{Capture, Coverages, Gap, Hook, NamespaceEvent, NetnsId, Watcher};
 use crate::config::Config;
 use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
 use crate::policy_store::{self, PolicyStore};
+use crate::preflight::{Closed, Guarded, Preflight};
 use crate::record::{self, Recorder};
 use crate::session::{Catalogs, Directory, Environment};
 use crate::tls::Authority;
@@ -70,6 +73,8 @@ struct Running {
     directory: Directory,
     workers: Workers,
     datastores: Datastores,
+    agents: Agents,
+    preflight: Preflight,
     namespaces: Mutex<HashMap<NetnsId, Vec<AbortHandle>>>,
     /// What the kernel lacks.
     gaps: Vec<Gap>,
@@ -89,6 +94,12 @@ async fn up(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("no policy in {}", config.paths.policies.display()))?;
     let datastores = Datastores::resolve(&config, &authority).await?;
+    let agents = Agents::new(
+        config.agents.clone(),
+        config.runtimes.clone(),
+        cgroup_root(config.capture.cgroup_root.as_deref())
+            .context("no cgroup2 file system is mounted")?,
+    );
     let (drain, draining) = watch::channel(false);
     let environment = Environment {
         recorder,
@@ -115,6 +126,8 @@ async fn up(config: Config) -> anyhow::Result<()> {
         directory: environment.directory,
         workers,
         datastores,
+        agents,
+        preflight: Preflight::new(guarded(&config), closed(&config, capture.gaps())),
         namespaces: Mutex::default(),
         gaps: capture.gaps().to_vec(),
         coverages: capture.coverages(),
@@ -138,6 +151,39 @@ async fn up(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The sockets on this host with which an agent could have itself let out.
+fn guarded(config: &Config) -> Vec<Guarded> {
+    let runtimes = &config.runtimes;
+    let own = config.paths.socket();
+    let systemd = Path::new("/run/systemd/private");
+    let dbus = Path::new("/run/dbus/system_bus_socket");
+    let all: [(&'static str, &Path, bool); 7] = [
+        ("Docker", &runtimes.docker, false),
+        ("Podman", &runtimes.podman, false),
+        ("containerd", &runtimes.containerd, false),
+        ("CRI-O", &runtimes.crio, false),
+        ("Weir", &own, false),
+        // Both let everybody in, and do what root alone asks for.
+        ("systemd", systemd, true),
+        ("D-Bus", dbus, true),
+    ];
+    let guarded = all.map(|(name, path, root_only)| Guarded {
+        name,
+        path: path.to_owned(),
+        root_only,
+    });
+    guarded.into()
+}
+
+/// What the kernel's optional hooks close. Where the perimeter is required, a namespace with a way
+/// past it has no database.
+fn closed(config: &Config, gaps: &[Gap]) -> Closed {
+    Closed {
+        packets: !gaps.iter().any(|gap| gap.hook == Hook::Lsm),
+        ways_out: config.capture.require.contains(&Hook::Perimeter),
+    }
+}
+
 /// The main loop: namespaces come and go, names are resolved anew, until a signal ends it.
 async fn serve(
     running: Arc<Running>,
@@ -154,7 +200,8 @@ async fn serve(
     };
     let admission = Admission {
         origins: capture.origins(),
-        agents: Arc::new(running.config.agents.clone()),
+        agents: running.agents.clone(),
+        preflight: running.preflight.clone(),
         endpoints: running.datastores.endpoints(),
     };
     let mut resolve = tokio::time::interval_at(tokio::time::Instant::now() + RESOLVE, RESOLVE);

@@ -94,7 +94,12 @@ pub async fn examine(file: &Path) -> Vec<Check> {
     for datastore in &config.datastores {
         checks.extend(datastore::examine(datastore).await);
     }
+    checks.extend(slice(
+        &config.capture.slice,
+        Path::new("/run/systemd/system"),
+    ));
     checks.push(daemon(&config.paths.socket()).await);
+    checks.extend(agents(&config.paths.socket()).await);
     checks
 }
 
@@ -211,6 +216,61 @@ async fn daemon(socket: &Path) -> Check {
     }
 }
 
+/// systemd puts `a-b.slice` into `a.slice`, wherever else it was made.
+fn slice(slice: &Path, systemd: &Path) -> Option<Check> {
+    let name = slice.file_name()?.to_str()?;
+    let stem = name.strip_suffix(".slice").filter(|s| s.contains('-'))?;
+    let ends = stem.match_indices('-').map(|(at, _)| &stem[..at]);
+    let parents: PathBuf = ends.chain([stem]).map(|s| format!("{s}.slice")).collect();
+    (systemd.exists() && parents != slice).then(|| {
+        Check::warn(
+            "slice",
+            format!("units with Slice={name} don't run in {}", slice.display()),
+            format!(
+                "set slice = {:?} in [capture], and begin the agents' cgroups with it",
+                parents.display().to_string()
+            ),
+        )
+    })
+}
+
+/// What would let agents out that run now. A daemon that isn't there was told of already.
+async fn agents(socket: &Path) -> Vec<Check> {
+    let Ok(agents) = control::Client::new(socket).agents().await else {
+        return Vec::new();
+    };
+    let mut checks = Vec::new();
+    for agent in &agents.agents {
+        let mut ways: Vec<&str> = Vec::new();
+        for members in &agent.governed {
+            ways.extend(members.preflight.iter().map(String::as_str));
+        }
+        ways.sort_unstable();
+        ways.dedup();
+        let name = format!("agent {}", agent.name);
+        checks.push(if ways.is_empty() {
+            let cgroups = agent.governed.len();
+            Check::ok(name, format!("{cgroups} running, nothing would let it out"))
+        } else {
+            let fix = "run it without these; weir agents says which processes";
+            Check::warn(
+                name,
+                format!("could get round Weir: {}", ways.join("; ")),
+                fix,
+            )
+        });
+    }
+    for members in &agents.outside {
+        let problem = members.problem.as_deref().unwrap_or("not governed");
+        checks.push(Check::fail(
+            "agents outside of the slice",
+            format!("{}: {problem}", members.cgroup),
+            "start it in the slice: Slice= of its unit, --cgroup-parent= of its container",
+        ));
+    }
+    checks
+}
+
 /// An error and what caused it, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -280,6 +340,23 @@ mod tests {
         let check = authority(&ca);
         assert_eq!(check.status, Status::Fail);
         assert!(check.fix.is_some());
+    }
+
+    #[test]
+    fn a_slice_that_systemd_has_elsewhere_is_told() {
+        let systemd = tempfile::tempdir().unwrap();
+        let told = |path: &str| slice(Path::new(path), systemd.path()).map(|c| c.fix.unwrap());
+        let fix = told("weir-agents.slice").unwrap();
+        assert!(fix.contains("\"weir.slice/weir-agents.slice\""), "{fix}");
+        assert_eq!(told("weir.slice/weir-agents.slice"), None);
+        assert_eq!(told("agents.slice"), None);
+        assert_eq!(told("weir-agents"), None);
+        assert!(
+            told("x/a-b-c.slice")
+                .unwrap()
+                .contains("a.slice/a-b.slice/a-b-c.slice")
+        );
+        assert_eq!(slice(Path::new("a-b.slice"), Path::new("/nowhere")), None);
     }
 
     #[test]

@@ -1,13 +1,23 @@
-//! Which agent a process is, by the kernel's word alone: the cgroup it runs in.
+//! Which agent a process is: by the cgroup that the kernel says it runs in, and by what the
+//! container runtime, which made that cgroup, says of its container.
 //!
-//! An agent's patterns are matched against the path below the cgroup2 mount, from its root and
+//! An agent's conditions are held against the path below the cgroup2 mount, from its root and
 //! component by component, so that nothing an agent can name (a child cgroup, its own program)
-//! makes it another agent. No match and more than one are both [`Unknown`]: the connection is
-//! refused.
+//! makes it another agent. No match, more than one, and a runtime that would have to be asked and
+//! doesn't answer are all [`Unknown`]: the connection is refused.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+mod pattern;
+mod place;
+mod selector;
+
+pub use pattern::{Pattern, PatternError};
+pub use place::{ContainerRef, Runtime, Unit, container, unit};
+pub use selector::{
+    Container, Labels, MIN_CONTAINER_DIGITS, Pod, PodSelector, Selector, UnitPattern,
+};
 
 /// An agent as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +26,20 @@ pub struct Agent {
     pub name: Arc<str>,
     /// The groups, which rules use too.
     pub groups: Arc<[Arc<str>]>,
+    /// What becomes of a process that could get round Weir.
+    pub preflight: PreflightMode,
+}
+
+/// What becomes of a process that could get round Weir, found before its session opens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PreflightMode {
+    /// Refused where that defeats the boundary, warned of where it only weakens it.
+    #[default]
+    Reasonable,
+    /// Refused in both cases.
+    Refuse,
+    /// Warned of in both cases.
+    Warn,
 }
 
 /// The process that connected, in the kernel's words at the moment of its `connect`.
@@ -40,6 +64,8 @@ pub struct Identity {
     pub cgroup: String,
     /// The container's id (64 hexadecimal digits), where a container runtime made the cgroup.
     pub container: Option<String>,
+    /// The Kubernetes pod, where the agent is known by it.
+    pub pod: Option<Pod>,
     /// The process.
     pub process: Process,
 }
@@ -64,75 +90,27 @@ pub enum Unknown {
         /// Another.
         second: Arc<str>,
     },
+    /// Agents are told apart by their containers, and the runtime's word on this one isn't there.
+    #[error("container {container} of cgroup {cgroup:?} can't be told: {why}")]
+    Unresolved {
+        /// The cgroup's path.
+        cgroup: String,
+        /// The container's id.
+        container: String,
+        /// What went wrong.
+        why: String,
+    },
 }
 
-/// A pattern for cgroup paths: components by `/`, in which `*` stands for any characters.
-///
-/// It matches a cgroup and all that are below it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Pattern(Box<[Box<str>]>);
-
-/// Why a text is no [`Pattern`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PatternError {
-    /// Nothing in it.
-    #[error("the pattern is empty")]
-    Empty,
-    /// `a//b`, `.` or `..`: no cgroup's path has those.
-    #[error("the pattern has an empty component, . or ..")]
-    Component,
-}
-
-impl Pattern {
-    /// Reads a pattern; a slash at its ends is ignored.
-    pub fn new(text: &str) -> Result<Self, PatternError> {
-        let text = text.strip_prefix('/').unwrap_or(text);
-        let text = text.strip_suffix('/').unwrap_or(text);
-        if text.is_empty() {
-            return Err(PatternError::Empty);
-        }
-        if text.split('/').any(|c| matches!(c, "" | "." | "..")) {
-            return Err(PatternError::Component);
-        }
-        Ok(Self(text.split('/').map(Box::from).collect()))
-    }
-
-    /// Whether `path` or a parent of it matches.
-    pub fn covers(&self, path: &str) -> bool {
-        let mut components = path.trim_matches('/').split('/');
-        self.0.iter().all(|glob| {
-            components
-                .next()
-                .is_some_and(|c| component_matches(glob, c))
-        })
-    }
-
-    /// Whether any cgroup at or below `slice` (a path, no pattern) could match.
-    pub fn reaches(&self, slice: &str) -> bool {
-        let components = slice.trim_matches('/').split('/');
-        self.0
-            .iter()
-            .zip(components)
-            .all(|(glob, c)| component_matches(glob, c))
-    }
-}
-
-impl fmt::Debug for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pattern({:?})", self.0.join("/"))
-    }
-}
-
-/// The agents and their patterns.
+/// The agents and their conditions.
 #[derive(Debug, Clone, Default)]
 pub struct Matcher {
-    agents: Vec<(Agent, Pattern)>,
+    agents: Vec<(Agent, Selector)>,
 }
 
 impl Matcher {
     /// A matcher for `agents`. The order doesn't matter.
-    pub fn new(agents: Vec<(Agent, Pattern)>) -> Self {
+    pub fn new(agents: Vec<(Agent, Selector)>) -> Self {
         Self { agents }
     }
 
@@ -141,16 +119,38 @@ impl Matcher {
         self.agents.iter().map(|(agent, _)| agent)
     }
 
-    /// Tells whose process in `cgroup` (the path below the cgroup2 mount) this is.
-    pub fn identify(&self, cgroup: &str, process: Process) -> Result<Identity, Unknown> {
+    /// The agents with their conditions.
+    pub fn selectors(&self) -> impl Iterator<Item = &(Agent, Selector)> {
+        self.agents.iter()
+    }
+
+    /// The container that a runtime must be asked about before a process in `cgroup` can be
+    /// identified; `None` where the path says all that any agent needs.
+    pub fn asks(&self, cgroup: &str) -> Option<ContainerRef> {
+        let container = container(cgroup)?;
+        let asks = |(_, s): &(Agent, Selector)| s.asks() && s.may_cover(cgroup, Some(&container));
+        self.agents.iter().any(asks).then_some(container)
+    }
+
+    /// Tells whose process in `cgroup` (the path below the cgroup2 mount) this is. `told` is the
+    /// runtime's word on the container of [`Matcher::asks`]; without one, no agent that needs it
+    /// matches.
+    pub fn identify(
+        &self,
+        cgroup: &str,
+        process: Process,
+        told: Option<&Container>,
+    ) -> Result<Identity, Unknown> {
         let cgroup = cgroup.trim_matches('/').to_owned();
-        let mut found: Option<&Agent> = None;
-        for (agent, pattern) in &self.agents {
-            if !pattern.covers(&cgroup) {
+        let container = container(&cgroup);
+        let mut found: Option<(&Agent, &Selector)> = None;
+        for (agent, selector) in &self.agents {
+            let runtime = || told.is_some_and(|told| selector.covers(told));
+            if !selector.may_cover(&cgroup, container.as_ref()) || selector.asks() && !runtime() {
                 continue;
             }
             match found {
-                Some(first) if first.name != agent.name => {
+                Some((first, _)) if first.name != agent.name => {
                     let (first, second) = (Arc::clone(&first.name), Arc::clone(&agent.name));
                     return Err(Unknown::Ambiguous {
                         cgroup,
@@ -158,78 +158,58 @@ impl Matcher {
                         second,
                     });
                 }
-                _ => found = Some(agent),
+                _ => found = Some((agent, selector)),
             }
         }
-        match found {
-            Some(agent) => {
-                let container = container(&cgroup);
-                Ok(Identity {
-                    agent: agent.clone(),
-                    cgroup,
-                    container,
-                    process,
-                })
-            }
-            None => Err(Unknown::Unmatched { cgroup }),
+        let Some((agent, _)) = found else {
+            return Err(Unknown::Unmatched { cgroup });
+        };
+        Ok(Identity {
+            agent: agent.clone(),
+            cgroup,
+            container: container.map(|c| c.id),
+            pod: told.and_then(|told| told.pod.clone()),
+            process,
+        })
+    }
+
+    /// The path of the outermost cgroup that is all `identity`'s own: its container's, its unit's,
+    /// or else the one that it runs in.
+    pub fn own_cgroup(cgroup: &str) -> &str {
+        let cgroup = cgroup.trim_matches('/');
+        match (container(cgroup), unit(cgroup)) {
+            (Some(container), _) => &cgroup[..container.cgroup.len()],
+            (None, Some(unit)) => unit.cgroup,
+            (None, None) => cgroup,
         }
     }
-}
-
-/// Whether `text` matches `glob`, in which `*` stands for any run of characters, none included.
-/// Linear in memory and at worst quadratic in time; both sides are short.
-fn component_matches(glob: &str, text: &str) -> bool {
-    let mut parts = glob.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
-}
-
-/// The container's id in a cgroup path of Docker, Podman, CRI-O or containerd, by systemd or by
-/// cgroupfs. The outermost one: what is below it, the container itself may have named.
-fn container(cgroup: &str) -> Option<String> {
-    cgroup.split('/').find_map(|component| {
-        let id = component
-            .strip_suffix(".scope")
-            .and_then(|scope| {
-                ["docker-", "libpod-", "crio-", "cri-containerd-"]
-                    .iter()
-                    .find_map(|runtime| scope.strip_prefix(runtime))
-            })
-            .unwrap_or(component);
-        let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        (id.len() == 64 && id.bytes().all(hex)).then(|| id.to_owned())
-    })
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn matcher(agents: &[(&str, &str)]) -> Matcher {
         let agent = |name: &str| Agent {
             name: name.into(),
             groups: Arc::new([]),
+            preflight: PreflightMode::default(),
         };
-        Matcher::new(
-            agents
-                .iter()
-                .map(|(n, p)| (agent(n), Pattern::new(p).unwrap()))
-                .collect(),
-        )
+        Matcher::new(agents.iter().map(|(n, p)| (agent(n), cgroup(p))).collect())
+    }
+
+    fn cgroup(pattern: &str) -> Selector {
+        Selector {
+            cgroup: Some(Pattern::new(pattern).unwrap()),
+            ..Selector::default()
+        }
+    }
+
+    fn labelled(key: &str, value: &str) -> Selector {
+        Selector {
+            labels: [(key.to_owned(), value.to_owned())].into(),
+            ..Selector::default()
+        }
     }
 
     fn process() -> Process {
@@ -243,7 +223,7 @@ mod tests {
 
     fn name(matcher: &Matcher, cgroup: &str) -> Result<String, Unknown> {
         matcher
-            .identify(cgroup, process())
+            .identify(cgroup, process(), None)
             .map(|i| i.agent.name.to_string())
     }
 
@@ -295,75 +275,54 @@ mod tests {
         assert_eq!(name(&m, "s/x-1").unwrap(), "a");
     }
 
-    #[test]
-    fn stars_stay_within_their_component() {
-        let matches = |glob: &str, path: &str| Pattern::new(glob).unwrap().covers(path);
-        assert!(matches("a/*/c", "a/b/c"));
-        assert!(!matches("a/*c", "a/b/c"));
-        assert!(matches("a*b*c", "axxbyyc"));
-        assert!(matches("a*b*c", "abc"));
-        assert!(!matches("a*b*c", "ac"));
-        assert!(!matches("a*a", "a"), "one character can't be both ends");
-        assert!(matches("*", "anything"));
+    fn by_label() -> Matcher {
+        let mut matcher = matcher(&[("plain", "weir-agents.slice/plain-*")]);
+        let agent = Agent {
+            name: "coder".into(),
+            ..matcher.agents[0].0.clone()
+        };
+        matcher.agents.push((agent, labelled("agent", "coder")));
+        matcher
     }
 
     #[test]
-    fn patterns_that_match_no_path_are_refused() {
-        for bad in ["", "/", "a//b", "a/../b", "./a"] {
-            assert!(Pattern::new(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_pattern_reaches_a_slice_it_could_match_in() {
-        let reaches = |p: &str, slice: &str| Pattern::new(p).unwrap().reaches(slice);
-        assert!(reaches("weir-agents.slice/coder-*", "weir-agents.slice"));
-        assert!(reaches("weir-*", "weir-agents.slice"));
-        assert!(reaches("a", "a/b"));
-        assert!(!reaches("system.slice/x", "weir-agents.slice"));
-        assert!(!reaches("a/c", "a/b"));
-    }
-
-    #[test]
-    fn containers_are_recognised_by_the_cgroups_of_their_runtimes() {
+    fn a_runtime_is_asked_only_where_its_word_could_count() {
         let id = "0123456789abcdef".repeat(4);
-        for cgroup in [
-            format!("system.slice/docker-{id}.scope"),
-            format!("machine.slice/libpod-{id}.scope/container"),
-            format!("kubepods.slice/kubepods-pod1.slice/crio-{id}.scope"),
-            format!("kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
-            format!("docker/{id}"),
-            format!("docker/{id}/docker/{}", "f".repeat(64)),
-        ] {
-            assert_eq!(container(&cgroup), Some(id.clone()), "{cgroup}");
-        }
-        for cgroup in [
-            format!("machine.slice/libpod-conmon-{id}.scope"),
-            format!("s/{}", id.to_uppercase()),
-            format!("s/{}", &id[1..]),
-            format!("s/x{id}"),
-        ] {
-            assert_eq!(container(&cgroup), None, "{cgroup}");
-        }
+        let m = by_label();
+        let container = format!("weir-agents.slice/docker-{id}.scope");
+        assert_eq!(m.asks(&container).unwrap().id, id);
+        assert_eq!(m.asks("weir-agents.slice/plain-1"), None);
+        let plain = matcher(&[("a", "s/*")]);
+        assert_eq!(plain.asks(&format!("s/docker-{id}.scope")), None);
     }
 
-    proptest! {
-        #[test]
-        fn a_star_matches_whatever_replaces_it(
-            a in "[a-z-]{0,6}", b in "[a-z-]{0,6}", filled in "[a-z.-]{0,8}",
-        ) {
-            let component = format!("x{a}{filled}{b}");
-            let glob = format!("x{a}*{b}");
-            prop_assert!(component_matches(&glob, &component));
-        }
+    #[test]
+    fn a_label_counts_only_in_the_runtimes_words() {
+        let m = by_label();
+        let cgroup = format!(
+            "weir-agents.slice/docker-{}.scope",
+            "0123456789abcdef".repeat(4)
+        );
+        let told = |value: &str| Container {
+            labels: [("agent".to_owned(), value.to_owned())].into(),
+            pod: None,
+        };
+        let name = |told: Option<&Container>| {
+            m.identify(&cgroup, process(), told)
+                .map(|i| i.agent.name.to_string())
+        };
+        assert_eq!(name(Some(&told("coder"))).unwrap(), "coder");
+        assert!(name(Some(&told("other"))).is_err());
+        assert!(name(None).is_err(), "nobody's word is no word");
+    }
 
-        #[test]
-        fn no_path_or_pattern_panics(pattern in "\\PC{0,20}", path in "\\PC{0,40}") {
-            if let Ok(pattern) = Pattern::new(&pattern) {
-                pattern.covers(&path);
-                pattern.reaches(&path);
-            }
-            container(&path);
-        }
+    #[test]
+    fn what_is_an_agents_own_is_its_container_its_unit_or_its_cgroup() {
+        let id = "0123456789abcdef".repeat(4);
+        let own = Matcher::own_cgroup;
+        let container = format!("x.slice/docker-{id}.scope");
+        assert_eq!(own(&format!("{container}/a/b")), container);
+        assert_eq!(own("x.slice/a.service/b"), "x.slice/a.service");
+        assert_eq!(own("x.slice/coder-1"), "x.slice/coder-1");
     }
 }

@@ -7,7 +7,8 @@
 //!   agent's connect()            kernel: redirect, remember where it wanted to go   gateway-ebpf
 //!     -> accept                  a listener inside the agent's own namespace        listener, capture
 //!     -> Origin                  destination, cgroup, pid, uid (a miss closes)      capture
-//!     -> Identity                which agent this is (unknown: refused)             identity
+//!     -> Identity                which agent this is (unknown: refused)             agents, identity
+//!     -> Preflight               what would let it out (by setting: refused)       preflight
 //!     -> Datastore, protocol     by destination and first bytes                     config, detect
 //!     -> Client                  TLS, StartupMessage                                startup, tls
 //!     -> Connected               dial, TLS, log in with Weir's own credential       upstream, credential
@@ -26,7 +27,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | pure: no tokio, no files, no clock | `identity`, `detect`, `wire`, `catalog`, `sql`, `policy`, `mask`, `judge` |
-//! | edge | `capture`, `tls`, `credential`, `upstream`, `startup`, `record`, `policy_store` |
+//! | edge | `capture`, `agents`, `tls`, `credential`, `upstream`, `startup`, `preflight`, `record`, `policy_store` |
 //! | flow | `session`, `listener` |
 //! | top | `config`, `control`, `daemon`, `doctor`, `cli` |
 
@@ -39,9 +40,11 @@ pub mod policy;
 pub mod sql;
 pub mod wire;
 
+pub mod agents;
 pub mod capture;
 pub mod credential;
 pub mod policy_store;
+pub mod preflight;
 pub mod record;
 pub mod startup;
 pub mod tls;

@@ -19,8 +19,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::agents::Agents;
 use crate::capture::{Origin, OriginalDst, Origins};
-use crate::identity::{Identity, Matcher, Process, Unknown};
+use crate::identity::Process;
+use crate::preflight::Preflight;
 use crate::session::{self, Accepted, Datastore, Environment, Tally};
 
 /// Which datastore is where.
@@ -39,7 +41,9 @@ pub struct Admission {
     /// What the kernel knows of connections.
     pub origins: Origins,
     /// Who is who.
-    pub agents: Arc<Matcher>,
+    pub agents: Agents,
+    /// Who could get round all of this.
+    pub preflight: Preflight,
     /// Where the datastores are now.
     pub endpoints: watch::Receiver<Arc<Endpoints>>,
 }
@@ -47,7 +51,9 @@ pub struct Admission {
 /// A connection on its way to its worker.
 struct Admitted {
     tcp: std::net::TcpStream,
-    identity: Result<Identity, Unknown>,
+    cgroup: String,
+    process: Process,
+    admission: Admission,
     destination: SocketAddr,
     datastore: Arc<Datastore>,
 }
@@ -137,7 +143,7 @@ async fn work(mut admitted: mpsc::Receiver<Admitted>, environment: Environment, 
                 Some(connection) => {
                     let (environment, tally) = (std::rc::Rc::clone(&environment), Arc::clone(&tally));
                     sessions.spawn_local(async move {
-                        match connection.into_accepted() {
+                        match connection.into_accepted().await {
                             Ok(accepted) => session::serve(accepted, &environment, &tally).await,
                             Err(error) => tracing::error!(%error, "a connection can't be polled"),
                         }
@@ -161,10 +167,20 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 impl Admitted {
-    fn into_accepted(self) -> io::Result<Accepted> {
+    /// Here and not before: a container runtime may have to be asked, and others don't wait for it.
+    async fn into_accepted(self) -> io::Result<Accepted> {
+        let Admission {
+            agents, preflight, ..
+        } = &self.admission;
+        let identity = agents.identify(&self.cgroup, self.process).await;
+        let outcome = identity.as_ref().map(|identity| {
+            let mode = identity.agent.preflight;
+            preflight.check(mode, &self.cgroup, identity.process.pid)
+        });
         Ok(Accepted {
             tcp: TcpStream::from_std(self.tcp)?,
-            identity: self.identity,
+            preflight: outcome.unwrap_or_default(),
+            identity,
             destination: self.destination,
             datastore: self.datastore,
         })
@@ -196,7 +212,7 @@ pub async fn accept(
     }
 }
 
-/// Who is it, and where did it want to go? `None` closes the connection.
+/// Where did it want to go, and from which cgroup? `None` closes the connection.
 fn admit(tcp: TcpStream, peer: SocketAddr, admission: &Admission) -> Option<Admitted> {
     let origin = match admission.origins.take(&tcp, peer) {
         Ok(origin) => origin,
@@ -214,27 +230,27 @@ fn admit(tcp: TcpStream, peer: SocketAddr, admission: &Admission) -> Option<Admi
         tracing::warn!(%destination, "a connection to an endpoint of no datastore is closed");
         return None;
     };
-    let identity = identify(origin, &admission.agents);
     let tcp = tcp
         .into_std()
         .inspect_err(|error| tracing::error!(%error, "a connection can't be handed over"))
         .ok()?;
     Some(Admitted {
         tcp,
-        identity,
+        cgroup: origin.cgroup_path.clone(),
+        process: process(origin),
+        admission: admission.clone(),
         destination,
         datastore,
     })
 }
 
-fn identify(origin: Origin, agents: &Matcher) -> Result<Identity, Unknown> {
+fn process(origin: Origin) -> Process {
     // It may have exited or run something else since; the record says what is there now.
     let exe: Option<PathBuf> = std::fs::read_link(format!("/proc/{}/exe", origin.pid)).ok();
-    let process = Process {
+    Process {
         pid: origin.pid,
         uid: origin.uid,
         comm: origin.comm,
         exe,
-    };
-    agents.identify(&origin.cgroup_path, process)
+    }
 }

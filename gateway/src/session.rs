@@ -45,7 +45,8 @@ pub use tally::{Counts, Tally};
 use crate::identity::{Identity, Unknown};
 use crate::policy::Deny;
 use crate::policy_store::Active;
-use crate::record::{self, CloseReason, Recorder, SessionId, SessionJournal, SessionOpen};
+use crate::preflight;
+use crate::record::{self, CloseReason, Entry, Recorder, SessionId, SessionJournal, SessionOpen};
 use crate::startup::{self, Client, ClientTls, Hello};
 use crate::upstream::{self, Target};
 use crate::wire::{Reply, Startup, TxStatus};
@@ -96,6 +97,8 @@ pub struct Accepted {
     pub tcp: TcpStream,
     /// Which agent it is, or why that isn't known.
     pub identity: Result<Identity, Unknown>,
+    /// What would let it get round Weir, and whether it is refused for that.
+    pub preflight: preflight::Outcome,
     /// Where it wanted to go.
     pub destination: SocketAddr,
     /// The datastore there.
@@ -107,6 +110,7 @@ struct Greeted {
     client: Client,
     startup: Startup,
     identity: Identity,
+    preflight: preflight::Outcome,
     destination: SocketAddr,
     datastore: Arc<Datastore>,
 }
@@ -117,6 +121,7 @@ pub async fn serve(accepted: Accepted, environment: &Environment, tally: &Arc<Ta
     let Accepted {
         tcp,
         identity,
+        preflight,
         destination,
         datastore,
     } = accepted;
@@ -142,6 +147,7 @@ pub async fn serve(accepted: Accepted, environment: &Environment, tally: &Arc<Ta
                 client,
                 startup,
                 identity,
+                preflight,
                 destination,
                 datastore,
             };
@@ -184,7 +190,7 @@ async fn open(greeted: Greeted, environment: &Environment, tally: &Arc<Tally>) {
             tls: connected.stream.is_tls().then(|| "TLS".to_owned()),
         });
     }
-    let journal = match begin_journal(environment, &record).await {
+    let journal = match begin_journal(environment, &record, &greeted).await {
         Ok(journal) => journal,
         Err(error) => {
             tally.refused();
@@ -227,6 +233,12 @@ type Prepared = (Wanted, upstream::Connected, catalogs::Followed);
 /// What a session needs before it opens; anything missing refuses it.
 async fn prepare(greeted: &Greeted, environment: &Environment) -> Result<Prepared, Refusal> {
     let datastore = &greeted.datastore;
+    if let Some(refusal) = &greeted.preflight.refusal {
+        return Err(Refusal {
+            sqlstate: "28000",
+            message: refusal.clone(),
+        });
+    }
     let wanted = options::check(&greeted.startup, &datastore.databases)?;
     let startup = upstream::Startup {
         database: &wanted.database,
@@ -271,10 +283,30 @@ async fn prepare(greeted: &Greeted, environment: &Environment) -> Result<Prepare
 async fn begin_journal(
     environment: &Environment,
     record: &SessionOpen,
+    greeted: &Greeted,
 ) -> Result<SessionJournal, record::Error> {
     let mut journal = environment.recorder.session(record)?;
+    for text in notes(greeted) {
+        let (at, (kind, text)) = (record.at, &text);
+        journal.append(&Entry::Note { at, kind, text });
+    }
     let _recorded = journal.write()?.durable().await?;
     Ok(journal)
+}
+
+/// What is worth keeping of who this is, each with its kind.
+fn notes(greeted: &Greeted) -> Vec<(&'static str, String)> {
+    let findings = greeted.preflight.findings.iter();
+    let mut notes: Vec<_> = findings.map(|f| ("preflight", f.what.clone())).collect();
+    if let Some(pod) = &greeted.identity.pod {
+        let account = pod.service_account.as_deref().unwrap_or("not known");
+        let text = format!(
+            "{}/{}, uid {}, service account {account}",
+            pod.namespace, pod.name, pod.uid
+        );
+        notes.push(("pod", text));
+    }
+    notes
 }
 
 /// A session that is about to begin.
@@ -299,6 +331,7 @@ impl Session {
             mut client,
             startup,
             identity,
+            preflight: _,
             destination,
             datastore,
         } = greeted;
@@ -479,6 +512,7 @@ fn opening_record(greeted: &Greeted) -> SessionOpen {
         client,
         startup,
         identity,
+        preflight: _,
         destination,
         datastore,
     } = greeted;

@@ -92,6 +92,12 @@ const REQUIREMENTS: &[Requirement] = &[
         install: Install::Apt(&["iproute2", "python3", "python3-venv"]),
     },
     Requirement {
+        name: "container runtimes",
+        needed_by: "test",
+        check: Check::Packages,
+        install: Install::Apt(&["containerd", "runc", "podman", "busybox-static"]),
+    },
+    Requirement {
         name: "Node.js",
         needed_by: "test",
         check: Check::Program("node"),

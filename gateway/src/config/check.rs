@@ -1,6 +1,5 @@
 //! From what is written to what can be run on. All errors are collected, not only the first.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +9,11 @@ use toml::Spanned;
 use super::raw::{self, Later};
 use super::{Config, Journal, Paths};
 use crate::capture;
-use crate::identity::{Agent, Matcher, Pattern};
 use crate::policy::{Diagnostic, did_you_mean};
 use crate::record::Durability;
 use crate::session::Results;
 
+mod agents;
 mod datastores;
 
 /// A name that makes both a file name and a metric's label without quoting.
@@ -85,6 +84,7 @@ impl Check<'_> {
         let paths = self.paths(&raw.paths);
         let journal = self.journal(&raw.journal);
         let datastores = self.datastores(&raw.datastore);
+        let runtimes = self.runtimes(&raw.runtimes);
         let agents = self.agents(&raw.agent, capture.as_ref());
         Some(Config {
             file: path.to_owned(),
@@ -92,6 +92,7 @@ impl Check<'_> {
             paths: paths?,
             journal: journal?,
             datastores,
+            runtimes: runtimes?,
             agents,
         })
     }
@@ -119,6 +120,26 @@ impl Check<'_> {
     fn hook(&mut self, name: &Text) -> Option<capture::Hook> {
         let known = capture::Hook::ALL.map(capture::Hook::name);
         capture::Hook::named(name.get_ref()).or_else(|| self.unknown(name, name.get_ref(), &known))
+    }
+
+    fn runtimes(&mut self, raw: &raw::Runtimes) -> Option<crate::agents::Settings> {
+        let usual = crate::agents::Settings::default();
+        let mut path = |path: &Option<Text>, usual: PathBuf| match path {
+            None => Some(usual),
+            Some(path) => self.path(path),
+        };
+        let docker = path(&raw.docker, usual.docker);
+        let podman = path(&raw.podman, usual.podman);
+        let containerd = path(&raw.containerd, usual.containerd);
+        let crio = path(&raw.crio, usual.crio);
+        let kubelet = path(&raw.kubelet, usual.kubelet);
+        Some(crate::agents::Settings {
+            docker: docker?,
+            podman: podman?,
+            containerd: containerd?,
+            crio: crio?,
+            kubelet: kubelet?,
+        })
     }
 
     fn slice(&mut self, slice: &Text) -> Option<PathBuf> {
@@ -165,71 +186,6 @@ impl Check<'_> {
             durability: durability?,
             results: results?,
         })
-    }
-
-    fn agents(
-        &mut self,
-        raw: &BTreeMap<Text, raw::Agent>,
-        capture: Option<&capture::Settings>,
-    ) -> Matcher {
-        if raw.is_empty() {
-            let help = "add an [agent.NAME] with match = { cgroup = \"weir-agents.slice/NAME-*\" }";
-            self.error_at(0..0, "there is no agent").help::<()>(help);
-        }
-        let mut agents: Vec<(Agent, Pattern)> = Vec::new();
-        for (name, raw) in raw {
-            self.name(name);
-            self.later(&raw.identity);
-            self.later(&raw.login);
-            let groups: Vec<Arc<str>> = raw.groups.iter().filter_map(|g| self.name(g)).collect();
-            let Some((pattern, at)) = self.pattern(&raw.matches, capture) else {
-                continue;
-            };
-            if let Some((other, _)) = agents.iter().find(|(_, p)| *p == pattern) {
-                let message = format!("agent {:?} has the same match", other.name);
-                let help = "a connection that matches two agents is refused";
-                self.error_at(at, message).help::<()>(help);
-            }
-            let agent = Agent {
-                name: name.get_ref().as_str().into(),
-                groups: groups.into(),
-            };
-            agents.push((agent, pattern));
-        }
-        Matcher::new(agents)
-    }
-
-    fn pattern(
-        &mut self,
-        raw: &Spanned<raw::Match>,
-        capture: Option<&capture::Settings>,
-    ) -> Option<(Pattern, Range<usize>)> {
-        let raw::Match {
-            cgroup,
-            unit,
-            label,
-            kubernetes,
-        } = raw.get_ref();
-        for later in [unit, label, kubernetes] {
-            self.later(later);
-        }
-        let Some(cgroup) = cgroup else {
-            let help = "for example match = { cgroup = \"weir-agents.slice/coder-*\" }";
-            return self
-                .error_at(raw.span(), "the match needs a cgroup")
-                .help(help);
-        };
-        let pattern = match Pattern::new(cgroup.get_ref()) {
-            Ok(pattern) => pattern,
-            Err(e) => return self.error(cgroup, e.to_string()).none(),
-        };
-        let slice = capture.and_then(|c| c.slice.to_str());
-        if let Some(slice) = slice.filter(|slice| !pattern.reaches(slice)) {
-            let message = "this can never match: it is outside the slice that Weir captures";
-            let help = format!("begin it with {slice}/, or set slice in [capture]");
-            return self.error(cgroup, message).help(help);
-        }
-        Some((pattern, cgroup.span()))
     }
 
     fn name(&mut self, name: &Text) -> Option<Arc<str>> {

@@ -22,6 +22,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) journal: Journal,
     #[serde(default)]
+    pub(super) runtimes: Runtimes,
+    #[serde(default)]
     pub(super) datastore: BTreeMap<Text, Datastore>,
     #[serde(default)]
     pub(super) agent: BTreeMap<Text, Agent>,
@@ -56,6 +58,16 @@ pub(super) struct Journal {
     pub(super) durability: Option<Text>,
     pub(super) results: Option<Text>,
     pub(super) retention: Later,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Runtimes {
+    pub(super) docker: Option<Text>,
+    pub(super) podman: Option<Text>,
+    pub(super) containerd: Option<Text>,
+    pub(super) crio: Option<Text>,
+    pub(super) kubelet: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,6 +115,7 @@ pub(super) struct Agent {
     pub(super) matches: Spanned<Match>,
     #[serde(default)]
     pub(super) groups: Vec<Text>,
+    pub(super) preflight: Option<Text>,
     pub(super) identity: Later,
     pub(super) login: Later,
 }
@@ -111,7 +124,19 @@ pub(super) struct Agent {
 #[serde(deny_unknown_fields)]
 pub(super) struct Match {
     pub(super) cgroup: Option<Text>,
-    pub(super) unit: Later,
-    pub(super) label: Later,
-    pub(super) kubernetes: Later,
+    pub(super) unit: Option<Text>,
+    pub(super) user: Option<Spanned<u32>>,
+    pub(super) container: Option<Text>,
+    #[serde(default)]
+    pub(super) label: BTreeMap<Text, Text>,
+    pub(super) kubernetes: Option<Spanned<Kubernetes>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kubernetes {
+    pub(super) namespace: Text,
+    pub(super) service_account: Option<Text>,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<Text, Text>,
 }

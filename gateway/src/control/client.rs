@@ -8,7 +8,7 @@ use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 
-use super::{OpenSession, Path, PathBuf, Status, UnixStream, io};
+use super::{Agents, OpenSession, Path, PathBuf, Status, UnixStream, io};
 
 /// A daemon that is alive answers at once.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +69,11 @@ impl Client {
     /// Asks which sessions are open.
     pub async fn open_sessions(&self) -> Result<Vec<OpenSession>, Error> {
         self.json("/v1/sessions/open").await
+    }
+
+    /// Asks who is governed.
+    pub async fn agents(&self) -> Result<Agents, Error> {
+        self.json("/v1/agents").await
     }
 
     /// Has the daemon look at its policy files. What came of it is in [`Status::policy`].

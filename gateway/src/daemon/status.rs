@@ -8,7 +8,8 @@ use crate::control::{DatastoreStatus, GapStatus, Handle, NamespaceStatus, OpenSe
 
 /// The way in for the control socket.
 pub(super) fn handle(running: &Arc<Running>) -> Handle {
-    let (status, sessions, reload) = (
+    let (status, sessions, agents, reload) = (
+        Arc::clone(running),
         Arc::clone(running),
         Arc::clone(running),
         running.policy.clone(),
@@ -16,6 +17,10 @@ pub(super) fn handle(running: &Arc<Running>) -> Handle {
     Handle {
         status: Arc::new(move || status.status()),
         sessions: Arc::new(move || sessions.open_sessions()),
+        agents: Arc::new(move || {
+            let running = Arc::clone(&agents);
+            Box::pin(async move { running.agents_status().await })
+        }),
         reload: Arc::new(move || reload.reload()),
     }
 }

@@ -39,6 +39,11 @@ pub struct Setup {
     pub hosts: Vec<String>,
     /// The password that Weir logs in with.
     pub password: String,
+    /// What becomes of agents that could get round Weir: these can, being root among the host's
+    /// files. `None` leaves it at the default.
+    pub preflight: Option<&'static str>,
+    /// More of the configuration, behind the agents `coder` and `analyst`.
+    pub more: String,
     /// Where the journal and the index go, if not below the world's folder.
     pub state: Option<PathBuf>,
 }
@@ -56,6 +61,8 @@ impl Setup {
             upstream_tls: r#"{ mode = "disable" }"#.to_owned(),
             hosts: vec![format!("{ADDRESS}:{PORT}"), format!("[{ADDRESS6}]:{PORT}")],
             password: "upstream-secret".to_owned(),
+            preflight: Some("warn"),
+            more: String::new(),
             state: None,
         }
     }
@@ -235,12 +242,16 @@ client_tls = "{client_tls}"
         password = quoted(&dir.join("upstream-password")),
         client_tls = setup.client_tls,
     );
+    let preflight = setup
+        .preflight
+        .map(|mode| format!("preflight = {mode:?}\n"));
+    let preflight = preflight.unwrap_or_default();
     for agent in ["coder", "analyst"] {
         // Writing to a String doesn't fail.
         let _ = write!(
             text,
-            "\n[agent.{agent}]\nmatch = {{ cgroup = \"{slice}/{agent}-*\" }}\n"
+            "\n[agent.{agent}]\nmatch = {{ cgroup = \"{slice}/{agent}-*\" }}\n{preflight}"
         );
     }
-    text
+    text + &setup.more
 }

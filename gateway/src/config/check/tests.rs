@@ -216,11 +216,6 @@ fn keys_of_a_later_version_are_refused_by_name() {
         later,
     );
     refused(
-        with("match  = { cgroup =", "match  = { unit = \"x\", cgroup ="),
-        "10:19",
-        later,
-    );
-    refused(
         parse(&format!("state = \"postgres\"\n{GOOD}")),
         "1:9",
         later,
@@ -382,7 +377,7 @@ fn agents_that_could_never_be_told_are_refused() {
     let twice = GOOD[GOOD.find("[agent").unwrap()..].replace("coder]", "twin]");
     refused(
         parse(&format!("{GOOD}{twice}")),
-        "13:21",
+        "13:10",
         "agent \"coder\" has the same match",
     );
     refused(
@@ -390,6 +385,99 @@ fn agents_that_could_never_be_told_are_refused() {
         "9:8",
         "can't be a name",
     );
+}
+
+fn matched(by: &str) -> Result<Config, String> {
+    with("{ cgroup = \"weir-agents.slice/coder-*\" }", by)
+}
+
+#[test]
+fn an_agent_is_matched_by_unit_container_label_or_pod() {
+    for (by, shown) in [
+        (r#"{ unit = "coder@.service" }"#, "unit coder@.service"),
+        (
+            r#"{ unit = "coder-*.service", user = 1000 }"#,
+            "unit coder-*.service of user 1000",
+        ),
+        (
+            r#"{ container = "0123456789ab" }"#,
+            "container 0123456789ab",
+        ),
+        (
+            r#"{ cgroup = "weir-agents.slice", label = { "a.b/c" = "d", e = "" } }"#,
+            "cgroup weir-agents.slice, label a.b/c=d, label e=",
+        ),
+        (
+            r#"{ kubernetes = { namespace = "n", service_account = "s", labels = { app = "x" } } }"#,
+            "namespace n, service account s, pod label app=x",
+        ),
+    ] {
+        let config = matched(by).unwrap();
+        let (_, selector) = config.agents.selectors().next().unwrap();
+        assert_eq!(selector.to_string(), shown);
+    }
+}
+
+#[test]
+fn a_match_that_never_holds_or_means_nobody_is_refused() {
+    refused(
+        matched(r#"{ unit = "x.slice" }"#),
+        "10:19",
+        "can never match",
+    );
+    refused(
+        matched(r#"{ unit = "a/b.service" }"#),
+        "10:19",
+        "can never match",
+    );
+    refused(matched("{ user = 7 }"), "10:19", "there is no unit");
+    refused(
+        matched(r#"{ container = "0123" }"#),
+        "10:24",
+        "12 to 64 hexadecimal digits",
+    );
+    refused(matched("{ label = {} }"), "10:10", "the match is empty");
+    refused(
+        matched(r#"{ kubernetes = { service_account = "x" } }"#),
+        "10:25",
+        "key `namespace` is missing",
+    );
+    refused(
+        matched(r#"{ kubernetes = { namespace = "A b" } }"#),
+        "10:39",
+        "can't be the name of a namespace",
+    );
+    refused(
+        matched(r#"{ labels = { a = "b" } }"#),
+        "10:12",
+        "did you mean `label`",
+    );
+}
+
+#[test]
+fn preflight_is_by_reason_unless_it_is_set() {
+    use crate::identity::PreflightMode;
+    let mode = |line: &str| {
+        let config = with("groups =", &format!("{line}\ngroups ="))?;
+        Ok(config.agents.agents().next().unwrap().preflight)
+    };
+    assert_eq!(mode(""), Ok(PreflightMode::Reasonable));
+    assert_eq!(mode("preflight = \"warn\""), Ok(PreflightMode::Warn));
+    assert_eq!(mode("preflight = \"refuse\""), Ok(PreflightMode::Refuse));
+    let error: String = mode("preflight = \"refused\"").unwrap_err();
+    assert!(error.contains("did you mean \"refuse\""), "{error}");
+}
+
+#[test]
+fn runtimes_are_where_they_always_are_unless_they_are_set() {
+    let usual = parse(GOOD).unwrap().runtimes;
+    assert_eq!(usual, crate::agents::Settings::default());
+    let text = format!("{GOOD}[runtimes]\ncontainerd = \"/run/k3s/containerd.sock\"\n");
+    let set = parse(&text).unwrap().runtimes;
+    assert_eq!(set.containerd, Path::new("/run/k3s/containerd.sock"));
+    assert_eq!(set.docker, usual.docker);
+    let text = format!("{GOOD}[runtimes]\ndocker = \"run/docker.sock\"\n");
+    refused(parse(&text), "13:10", "must be absolute");
 }
 
 #[test]
