@@ -33,7 +33,8 @@ pub(crate) fn run() -> Result<()> {
     let weir = steps.step("starting Weir in front of it", || world.weir(setup))?;
 
     let mut checks = Checks { failed: 0 };
-    let agent = world.agent("coder", Network::OnlyLo)?;
+    let mut agent = world.agent("coder", Network::OnlyLo)?;
+    agent.settle()?;
     tell("Weir's policy: policies/demo.toml (without its tests)");
     show(POLICY.split("[[test]]").next().unwrap_or(POLICY).trim_end());
     the_agent_has_no_network(&agent, &mut checks)?;

@@ -65,7 +65,8 @@ fn an_agent_that_is_only_warned_of_gets_in_and_its_record_says_so() -> Result<()
 fn agents_are_listed_with_what_they_run_in_and_strangers_apart() -> Result<()> {
     let stage = Stage::new()?;
     let sleeping = stage.agent.start("sleep", &["60"])?;
-    let stranger = stage.world.agent("stranger", Network::OnlyLo)?;
+    let mut stranger = stage.world.agent("stranger", Network::OnlyLo)?;
+    stranger.settle()?;
     let _strange = stranger.start("sleep", &["60"])?;
     until("both are listed", || {
         agents(&stage).is_ok_and(|all| {

@@ -121,7 +121,8 @@ fn functions_that_reach_around_the_rules_are_refused() -> Result<()> {
 #[test]
 fn more_rows_than_the_limit_end_the_statement_with_54000() -> Result<()> {
     let stage = Stage::new()?;
-    let analyst = stage.world.agent("analyst", Network::OnlyLo)?;
+    let mut analyst = stage.world.agent("analyst", Network::OnlyLo)?;
+    analyst.settle()?;
     let within = analyst.psql("SELECT id FROM plain WHERE id <= 100")?;
     assert_eq!(within.stdout.lines().count(), 100, "{within:?}");
     let over = analyst.psql("SELECT id FROM plain;")?;
@@ -133,7 +134,8 @@ fn more_rows_than_the_limit_end_the_statement_with_54000() -> Result<()> {
 #[test]
 fn an_unknown_agent_is_refused_with_28000() -> Result<()> {
     let stage = Stage::new()?;
-    let stranger = stage.world.agent("stranger", Network::OnlyLo)?;
+    let mut stranger = stage.world.agent("stranger", Network::OnlyLo)?;
+    stranger.settle()?;
     let told = refusal(&stranger, &[])?;
     assert!(told.starts_with("FATAL 28000"), "{told}");
     Ok(())

@@ -11,7 +11,8 @@ use crate::support::{Stage, client, client_in_background};
 #[test]
 fn two_agents_at_once_are_each_judged_as_themselves() -> Result<()> {
     let stage = Stage::new()?;
-    let analyst = stage.world.agent("analyst", Network::OnlyLo)?;
+    let mut analyst = stage.world.agent("analyst", Network::OnlyLo)?;
+    analyst.settle()?;
     let sql = "SELECT ssn FROM customers WHERE id = 1";
     let (masked, clear) = thread::scope(|scope| {
         let coder = scope.spawn(|| {

@@ -38,7 +38,8 @@ impl Stage {
     ) -> Result<Self> {
         let world = World::with(server)?;
         let weir = world.weir(change(&world, setup())?)?;
-        let agent = world.agent("coder", Network::OnlyLo)?;
+        let mut agent = world.agent("coder", Network::OnlyLo)?;
+        agent.settle()?;
         Ok(Self { agent, weir, world })
     }
 

@@ -4,9 +4,11 @@
 use std::{
     ffi::OsStr,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -55,15 +57,24 @@ impl Finished {
     }
 }
 
+/// Whether any socket of a `/proc/<pid>/net/tcp` listens: state 0A, the fourth field.
+fn listens(table: &str) -> bool {
+    table
+        .lines()
+        .any(|line| line.split_whitespace().nth(3) == Some("0A"))
+}
+
 /// An agent. Dropping it ends its processes and removes its cgroup and namespace.
 #[derive(Debug)]
 pub struct Agent {
     place: Place,
     home: PathBuf,
     count: u32,
+    /// The process that stays, see [`Agent::settle`].
+    init: Option<Process>,
     // Before the namespace: its processes must be gone first.
     _cgroup: Cgroup,
-    _own: Option<Namespace>,
+    own: Option<Namespace>,
     _host: Arc<Namespace>,
 }
 
@@ -99,9 +110,28 @@ impl Agent {
             place,
             home,
             count,
+            init: None,
             _cgroup: cgroup,
-            _own: own,
+            own,
             _host: Arc::clone(host),
+        })
+    }
+
+    /// Lets the agent live as a container does that has been up for a while: a process of it stays,
+    /// and Weir listens in its namespace. In a namespace that Weir hasn't noticed yet a connect is
+    /// refused, and one without a process is forgotten. Weir has to run.
+    pub fn settle(&mut self) -> Result<()> {
+        let Some(own) = &self.own else { return Ok(()) };
+        let namespace = fs::metadata(own.path())?.ino();
+        let mut sleep = self.place.command("sleep", Signal::SIGTERM);
+        sleep.arg("infinity");
+        let log = self.home.join("init.log");
+        let init = Process::start("init", sleep, &log, Signal::SIGTERM)?;
+        let init = self.init.insert(init);
+        let folder = PathBuf::from(format!("/proc/{}", init.pid()));
+        init.until(Duration::from_secs(60), || {
+            let arrived = fs::metadata(folder.join("ns/net")).is_ok_and(|m| m.ino() == namespace);
+            arrived && fs::read_to_string(folder.join("net/tcp")).is_ok_and(|t| listens(&t))
         })
     }
 
