@@ -63,8 +63,8 @@ pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     let root = cgroup_root(config.capture.cgroup_root.as_deref())?;
     let plan = Plan::new(args, config, &root)?;
     // Without a daemon nobody says that programs are on the slice.
-    super::block_on(async { Client::new(&config.paths.socket()).status().await })??;
-    let moved = plan.run(args.keep_sockets)?;
+    let status = super::block_on(async { Client::new(&config.paths.socket()).status().await })??;
+    let moved = plan.run(status.pid, args.keep_sockets)?;
     let mut out = io::stdout().lock();
     let (from, to) = (plan.from.display(), plan.to.display());
     writeln!(
@@ -143,15 +143,13 @@ impl Plan {
         })
     }
 
-    fn run(&self, keep_sockets: bool) -> anyhow::Result<Moved> {
+    fn run(&self, daemon: u32, keep_sockets: bool) -> anyhow::Result<Moved> {
+        // Before they stand still: this program could not go on with them.
+        spare(&members(&self.from), daemon)?;
         let frozen = Frozen::new(&self.from)?;
         let processes = members(&self.from);
         ensure!(!processes.is_empty(), "there is no process in it");
-        let own = std::process::id();
-        ensure!(
-            !processes.iter().any(|(pid, _)| *pid == own || *pid == 1),
-            "it holds this program or the host's first process"
-        );
+        spare(&processes, daemon)?;
         let sockets = processes.iter().map(|(pid, _)| sockets(*pid)).sum();
         if sockets > 0 && !keep_sockets {
             bail!(
@@ -196,6 +194,19 @@ impl Plan {
         );
         Ok(())
     }
+}
+
+/// Refuses to touch those that nothing would work without.
+fn spare(processes: &[(u32, PathBuf)], daemon: u32) -> anyhow::Result<()> {
+    for (pid, what) in [
+        (std::process::id(), "this program"),
+        (daemon, "Weir itself"),
+        (1, "the host's first process"),
+    ] {
+        let there = processes.iter().any(|(member, _)| *member == pid);
+        ensure!(!there, "it holds {what}");
+    }
+    Ok(())
 }
 
 /// A cgroup whose processes stand still until this is dropped.
@@ -325,6 +336,15 @@ match  = { cgroup = "weir-agents.slice/coder-*" }
         ] {
             let error = format!("{:#}", plan(&root, path, name).unwrap_err());
             assert!(error.contains(why), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_nothing_works_without_is_left_where_it_is() {
+        let with = |pid| vec![(10, PathBuf::new()), (pid, PathBuf::new())];
+        assert!(spare(&with(11), 12).is_ok());
+        for pid in [std::process::id(), 12, 1] {
+            assert!(spare(&with(pid), 12).is_err(), "{pid}");
         }
     }
 

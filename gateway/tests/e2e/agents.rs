@@ -225,6 +225,19 @@ fn attaching_to_no_agent_or_without_a_daemon_moves_nothing() -> Result<()> {
         stranger.stderr.contains("belongs to no agent"),
         "{stranger:?}"
     );
+    // Weir itself, were it there, isn't moved, nor does it stand still for it.
+    let daemon = stage.weir.process().pid().to_string();
+    let home = fs::read_to_string(format!("/proc/{daemon}/cgroup"))?;
+    let home = home.lines().find_map(|line| line.strip_prefix("0::/"));
+    let home = cgroup_root()?.join(home.context("a cgroup of its own")?);
+    fs::write(outside.cgroup.join("cgroup.procs"), &daemon)?;
+    let refused = stage.weir.cli(&["attach", &path, "--as", "coder-1"]);
+    fs::write(home.join("cgroup.procs"), &daemon)?;
+    let refused = refused?;
+    assert!(
+        refused.stderr.contains("it holds Weir itself"),
+        "{refused:?}"
+    );
     stage.weir.kill()?;
     let dead = stage.weir.cli(&["attach", &path, "--as", "coder-1"])?;
     assert_eq!(dead.status.code(), Some(3), "{dead:?}");
