@@ -30,7 +30,7 @@ const IDLE_SESSIONS: u64 = 200;
 /// What is to be measured.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Three short rounds, a quarter of an hour
+    /// One short round, to see that it works
     #[arg(long)]
     quick: bool,
     /// Only these subjects
@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         args.workload
     );
     let whole = args.only.is_empty() && args.workload.is_empty();
-    let (rounds, seconds) = if args.quick { (3, 2) } else { (5, 5) };
+    let (rounds, seconds) = if args.quick { (1, 2) } else { (5, 5) };
     let with_weir = subjects.iter().any(|subject| subject.is_weir());
     let mut steps = Steps::new("bench", 3 + rounds + usize::from(with_weir && whole));
     steps.step("looking for what the bench needs", setup::run)?;
