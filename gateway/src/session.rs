@@ -438,7 +438,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Tells a client why its session ends, if it still listens.
 /// Tells a client whose start-up can't be served, where that can be told.
 async fn refuse_start(error: startup::Error) {
     match error {
@@ -456,6 +455,7 @@ async fn refuse_start(error: startup::Error) {
     }
 }
 
+/// Tells a client why its session ends, if it still listens.
 async fn goodbye(client: Client, sqlstate: &str, message: &str) {
     let mut out = Vec::new();
     Reply {

@@ -2,7 +2,8 @@
 //!
 //! Hides how a mask spreads. A rule's own matches come first; then to the partitions and children
 //! that hold the rows of a masked table, and to the parents through which a masked child can be
-//! read; then to columns that the server computes from masked ones; then through views, by where their columns come from. A view's column that isn't plain is
+//! read; then to columns that the server computes from masked ones; then through views, by where
+//! their columns come from. A view's column that isn't plain is
 //! [`Cover::Opaque`] as soon as anything that the view reads is masked. Guarantees that what the
 //! snapshot doesn't know is [`Cover::Unknown`], unless nothing is masked at all.
 

@@ -312,11 +312,11 @@ where
                 portal: Some(portal),
                 asked_by: AskedBy::Client,
                 ..
-            }) => portal
-                .shape
-                .borrow()
-                .as_ref()
-                .is_some_and(|s| *s.fields == *fields),
+            }) => match (&*portal.shape.borrow(), &*portal.prepared.shape.borrow()) {
+                // Only those of the statement's are planned for certain.
+                (Some(own), Some(planned)) => Rc::ptr_eq(own, planned) && *own.fields == *fields,
+                _ => false,
+            },
             _ => false,
         };
         if known {
