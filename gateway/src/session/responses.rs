@@ -312,11 +312,11 @@ where
                 portal: Some(portal),
                 asked_by: AskedBy::Client,
                 ..
-            }) => match (&*portal.shape.borrow(), &*portal.prepared.shape.borrow()) {
-                // Only those of the statement's are planned for certain.
-                (Some(own), Some(planned)) => Rc::ptr_eq(own, planned) && *own.fields == *fields,
-                _ => false,
-            },
+            }) => portal
+                .shape
+                .borrow()
+                .as_ref()
+                .is_some_and(|shape| *shape.fields == *fields),
             _ => false,
         };
         if known {
@@ -348,6 +348,18 @@ where
         }
         queue.settle();
         Ok(Some(asked_by))
+    }
+
+    /// A portal's shape. It may not have been known at the Bind, but by now: its statement was
+    /// described in between.
+    fn shape_by_now(&self, portal: &Portal) -> Result<Option<Rc<Shape>>, Error> {
+        if portal.shape.borrow().is_none()
+            && let Columns::Rows(body) = &*portal.prepared.columns.borrow()
+        {
+            let fields = rows::with_formats(body, &portal.formats).map_err(Error::Upstream)?;
+            self.shape_portal(portal, &fields)?;
+        }
+        Ok(portal.shape.borrow().clone())
     }
 
     /// Whatever a portal's statement was taken for: a masked column is masked.
@@ -389,7 +401,7 @@ where
         if wire::row_run(&source[at..], 1).1 == 0 {
             return Ok(None);
         }
-        let columns = self.record_columns_of_portal()?;
+        let columns = self.columns_of_portal()?;
         let before = self.splice.position();
         let passed = {
             let mut queue = self.link.queue.borrow_mut();
@@ -411,17 +423,15 @@ where
         Ok((used > 0 || over_limit).then_some(used))
     }
 
-    /// Rows of a portal have no description of their own in front of them: theirs is recorded once
-    /// for all portals of that shape. Returns its number.
-    fn record_columns_of_portal(&mut self) -> Result<u32, Error> {
-        if self.link.results != Results::Full {
-            return Ok(0);
-        }
+    /// Rows of a portal have no description of their own in front of them: theirs is planned for
+    /// once, and recorded once for all portals of that shape. Returns its number.
+    fn columns_of_portal(&mut self) -> Result<u32, Error> {
         let mut queue = self.link.queue.borrow_mut();
         let Some(Owed::Execute(portal)) = queue.front() else {
             return Ok(0);
         };
-        let Some(shape) = portal.shape_by_now().map_err(Error::Upstream)? else {
+        let shape = self.shape_by_now(portal)?;
+        let (Some(shape), Results::Full) = (shape, self.link.results) else {
             return Ok(0);
         };
         if shape.number.get() == 0 {

@@ -171,24 +171,6 @@ pub(super) struct Portal {
     pub(super) generation: Cell<Generation>,
 }
 
-impl Portal {
-    /// Its shape. It may not have been known at the Bind, but by now: its statement was described
-    /// in between.
-    pub(super) fn shape_by_now(&self) -> Result<Option<Rc<Shape>>, wire::Error> {
-        let mut shape = self.shape.borrow_mut();
-        if let (None, Columns::Rows(body)) = (&*shape, &*self.prepared.columns.borrow()) {
-            *shape = Some(Rc::new(Shape {
-                generation: self.generation.get(),
-                formats: self.formats.clone(),
-                fields: rows::with_formats(body, &self.formats)?,
-                treatment: self.run.borrow().treatment.clone(),
-                number: Cell::new(0),
-            }));
-        }
-        Ok(shape.clone())
-    }
-}
-
 /// How a run's rows are treated.
 #[derive(Debug, Clone)]
 pub(super) enum Treatment {

@@ -856,6 +856,48 @@ async fn the_columns_of_a_prepared_statement_are_recorded_once_for_all_its_runs(
 }
 
 #[tokio::test]
+async fn a_masked_column_is_masked_whenever_the_server_tells_of_it() {
+    // The text reads nothing that is masked, the server says otherwise: when the statement is
+    // described before its Bind, after it, or when only the portal is.
+    let described = || description(&[("id", CUSTOMERS, 2)]);
+    let statement = || (f(b'D', b"Sp\0"), [f(b't', &[0, 0]), described()].concat());
+    let portal = || (f(b'D', b"P\0"), described());
+    let bound = || (bind("", "p"), f(b'2', b""));
+    let run = || (execute(""), [row(&["123-45-6789"]), f(b's', b"")].concat());
+    for steps in [
+        vec![statement(), bound(), run(), run()],
+        vec![bound(), statement(), run(), portal(), run()],
+        vec![bound(), portal(), run(), run()],
+    ] {
+        on_stage(|mut s| async move {
+            s.client_says(&parse("p", "SELECT id FROM orders")).await;
+            let mut answers = f(b'1', b"");
+            for (asked, answer) in steps {
+                s.client_says(&asked).await;
+                answers.extend(answer);
+            }
+            s.client_says(&sync()).await;
+            while s.server_frame().await.0 != b'S' {}
+            s.server_says(&[answers, ready(b'I')].concat()).await;
+            let mut rows = 0;
+            loop {
+                match s.client_frame().await {
+                    (b'D', cells) => {
+                        rows += 1;
+                        assert_eq!(cells, row(&["[redacted]"])[5..]);
+                    }
+                    (b'Z', _) => break,
+                    _ => {}
+                }
+            }
+            assert_eq!(rows, 2);
+            assert!(!s.recorded().contains("6789"));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn types_of_parameters_are_recorded_as_they_become_known() {
     on_stage(|mut s| async move {
         let text = "SELECT id FROM orders WHERE id = $1";
