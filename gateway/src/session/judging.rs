@@ -258,10 +258,17 @@ impl Judging {
         Ok(planned)
     }
 
-    /// Whether an error or a notice is about a row with masked columns. A statement needn't name a
-    /// table for its rows to be told of: foreign keys and triggers reach others.
+    /// Whether an error or a notice may tell of masked columns. A statement needn't name a table
+    /// for its rows to be told of: foreign keys reach others, and so do triggers and functions,
+    /// which say what they like.
     pub(super) fn tells_of_masked(&self, fields: &wire::ErrorFields<'_>) -> bool {
-        if self.masks.is_empty() || fields.table.is_empty() {
+        if self.masks.is_empty() {
+            return false;
+        }
+        if says_what_it_likes(fields.context) {
+            return true;
+        }
+        if fields.table.is_empty() {
             return false;
         }
         let text = |bytes| String::from_utf8_lossy(bytes).into();
@@ -398,6 +405,12 @@ fn resolve(who: &Who, rules: &SubjectPolicy, catalog: &Catalog) -> MaskSet {
         tracing::warn!(agent = &*who.agent, datastore = &*who.datastore, "{column}");
     }
     masks
+}
+
+/// Whether a message came out of a function or a trigger. What COPY adds by itself, a line, is where
+/// in the client's own data it stopped.
+fn says_what_it_likes(context: &[u8]) -> bool {
+    !context.is_empty() && (!context.starts_with(b"COPY ") || context.contains(&b'\n'))
 }
 
 fn side_effects_of(statement: &Statement) -> SideEffects {

@@ -4,13 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::rows;
 use super::stored::ByName;
 use crate::mask::{Planned, RowPlan};
 use crate::policy::{Deny, Limits};
 use crate::record::RowsDigest;
 use crate::sql::Analysis;
-use crate::wire;
 
 /// Under which policy and catalog something was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

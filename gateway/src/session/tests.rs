@@ -1507,6 +1507,41 @@ async fn an_error_about_a_masked_table_that_the_statement_does_not_name_tells_no
 }
 
 #[tokio::test]
+async fn what_a_function_says_tells_nothing_and_what_copy_adds_is_kept() {
+    on_stage(|mut s| async move {
+        let text = "INSERT INTO orders VALUES (1)";
+        let said = |context: &str| {
+            let fields = format!("SERROR\0CP0001\0Mhas 123-45-6789\0W{context}\0\0");
+            f(b'E', fields.as_bytes())
+        };
+        for context in [
+            "PL/pgSQL function tell() line 1 at RAISE",
+            "PL/pgSQL function tell() line 1 at RAISE\nCOPY orders, line 1: \"1\"",
+            "COPY orders, line 1: \"1\"\nPL/pgSQL function tell() line 1 at RAISE",
+        ] {
+            s.client_says(&query(text)).await;
+            s.server_gets(&query(text)).await;
+            let notice = [b"N", &said(context)[1..]].concat();
+            s.server_says(&[notice, said(context), ready(b'I')].concat())
+                .await;
+            for tag in [b'N', b'E'] {
+                let (seen, body) = s.client_frame().await;
+                assert_eq!(seen, tag);
+                assert!(!show(&body).contains("123-45"), "{}", show(&body));
+                assert!(show(&body).contains("P0001"), "{}", show(&body));
+            }
+            s.client_gets(&ready(b'I')).await;
+        }
+        s.client_says(&query(text)).await;
+        s.server_gets(&query(text)).await;
+        let answer = [said("COPY orders, line 1: \"1\""), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_name_that_the_server_would_cut_is_refused_in_every_message() {
     let long = "n".repeat(64);
     let close = [b"S", long.as_bytes(), b"\0"].concat();

@@ -151,6 +151,9 @@ pub struct ErrorFields<'a> {
     pub schema: &'a [u8],
     /// `t`, the table that the error is about; empty where it is about none.
     pub table: &'a [u8],
+    /// `W`: the functions and statements that it came out of, a line each; empty where it came out
+    /// of the client's own statement.
+    pub context: &'a [u8],
 }
 
 impl<'a> ErrorFields<'a> {
@@ -169,6 +172,7 @@ impl<'a> ErrorFields<'a> {
                 b'M' => out.message = r.cstr()?,
                 b's' => out.schema = r.cstr()?,
                 b't' => out.table = r.cstr()?,
+                b'W' => out.context = r.cstr()?,
                 _ => {
                     r.cstr()?;
                 }
@@ -241,7 +245,7 @@ impl Reply<'_> {
                 (b'C', original.sqlstate),
                 (
                     b'M',
-                    b"message withheld by Weir: the statement touches masked columns".as_slice(),
+                    b"message withheld by Weir: it may tell of masked columns".as_slice(),
                 ),
             ] {
                 b.push(code);

@@ -99,6 +99,25 @@ fn an_error_about_a_masked_row_that_a_foreign_key_reached_tells_nothing_of_it() 
 }
 
 #[test]
+fn what_a_trigger_says_of_a_masked_table_is_not_told() -> Result<()> {
+    let stage = Stage::new()?;
+    let triggered = "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+        RAISE NOTICE 'notice of %', (SELECT ssn FROM customers WHERE id = 1); \
+        IF NEW.id > 100 THEN \
+        RAISE 'error about %', (SELECT ssn FROM customers WHERE id = 1); \
+        END IF; RETURN NEW; END $$; \
+        CREATE TRIGGER tell BEFORE INSERT ON scratch FOR EACH ROW EXECUTE FUNCTION tell()";
+    stage.world.postgres().sql(triggered)?;
+    let seen = stage
+        .agent
+        .psql("INSERT INTO scratch VALUES (7, 'x'); INSERT INTO scratch VALUES (107, 'x')")?;
+    assert!(seen.stderr.contains("P0001"), "{seen:?}");
+    assert!(seen.stderr.contains("NOTICE"), "{seen:?}");
+    assert!(!seen.stderr.contains("123-45-6789"), "{seen:?}");
+    Ok(())
+}
+
+#[test]
 fn many_masked_rows_are_each_masked() -> Result<()> {
     let stage = Stage::new()?;
     let seen = stage
