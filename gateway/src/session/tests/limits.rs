@@ -1,0 +1,263 @@
+//! Results beyond a limit.
+
+use std::time::Duration;
+
+use tokio::task::LocalSet;
+
+use super::stage::{
+    Stage, begun, bind, complete, description, error, execute, f, on_stage, parse, query, ready,
+    row, show, sync,
+};
+
+#[tokio::test]
+async fn rows_beyond_the_limit_are_withheld_and_the_transaction_fails() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("BEGIN")).await;
+        s.server_gets(&query("BEGIN")).await;
+        s.server_says(&[complete("BEGIN"), ready(b'T')].concat())
+            .await;
+        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat())
+            .await;
+        s.client_says(&query("SELECT id FROM limited")).await;
+        s.server_gets(&query("SELECT id FROM limited")).await;
+        let described = description(&[("id", 20003, 1)]);
+        let rows = [row(&["1"]), row(&["2"]), row(&["3"]), row(&["4"])].concat();
+        s.server_says(&[described.clone(), rows, complete("SELECT 4"), ready(b'T')].concat())
+            .await;
+        s.client_gets(&[described, row(&["1"]), row(&["2"])].concat())
+            .await;
+        s.client_is_refused("54000", "limit").await;
+        assert_eq!(
+            s.server_frame().await.0,
+            b'Q',
+            "a text that fails the transaction"
+        );
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        s.client_gets(&ready(b'E')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_segment_that_exceeds_a_limit_commits_nothing() {
+    on_stage(|mut s| async move {
+        let work = [
+            parse("", "INSERT INTO orders VALUES (1)"),
+            bind("", ""),
+            execute(""),
+            parse("", "SELECT id FROM limited"),
+            bind("", ""),
+            execute(""),
+        ]
+        .concat();
+        s.client_says(&[work.clone(), sync()].concat()).await;
+        // The Sync, which commits, is held back until the limited result is whole.
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        s.nothing_reaches_the_server().await;
+        let inserted = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
+        let begun = [f(b'1', b""), f(b'2', b""), row(&["1"]), row(&["2"])].concat();
+        let rest = [row(&["3"]), complete("SELECT 3")].concat();
+        s.server_says(&[inserted.clone(), begun.clone(), rest].concat())
+            .await;
+        s.client_gets(&[inserted, begun].concat()).await;
+        s.client_is_refused("54000", "limit").await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!(tag, b'P', "a text that fails what the Sync would commit");
+        assert!(
+            body.ends_with(b"weir refused this\0\0\0"),
+            "{}",
+            show(&body)
+        );
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
+        s.client_gets(&ready(b'I')).await;
+        // The next one isn't concerned.
+        let next = [
+            parse("", "INSERT INTO orders VALUES (2)"),
+            bind("", ""),
+            execute(""),
+            sync(),
+        ]
+        .concat();
+        s.client_says(&next).await;
+        s.server_gets(&next).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limited_result_and_a_write_in_one_text_are_denied() {
+    on_stage(|mut s| async move {
+        let text = "SELECT id FROM limited; INSERT INTO orders VALUES (1)";
+        s.client_says(&query(text)).await;
+        s.client_is_refused("42501", "one text").await;
+        s.client_gets(&ready(b'I')).await;
+        let reads = query("BEGIN; SELECT id FROM limited; SELECT id FROM orders");
+        s.client_says(&reads).await;
+        s.server_gets(&reads).await;
+    })
+    .await;
+}
+
+fn three_limited_rows() -> Vec<u8> {
+    let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+    let described = description(&[("id", 20003, 1)]);
+    [described, rows, complete("SELECT 3"), ready(b'T')].concat()
+}
+
+#[tokio::test]
+async fn two_results_beyond_the_limit_in_one_read_fail_the_transaction_once() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let both = query("SELECT id FROM limited").repeat(2);
+        s.client_says(&both).await;
+        s.server_gets(&both).await;
+        s.server_says(&three_limited_rows().repeat(2)).await;
+        let sent = [description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat();
+        s.client_gets(&sent).await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&ready(b'T')).await;
+        s.client_gets(&sent).await;
+        s.client_is_refused("54000", "limit").await;
+        assert_eq!(s.server_frame().await.0, b'Q');
+        s.nothing_reaches_the_server().await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        s.client_gets(&ready(b'E')).await;
+        s.client_says(&query("ROLLBACK")).await;
+        s.server_gets(&query("ROLLBACK")).await;
+        let answer = [complete("ROLLBACK"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_that_is_exceeded_while_the_client_half_writes_holds_nothing_up() {
+    LocalSet::new()
+        .run_until(async {
+            // Small enough that the client half is stuck in its write when the limit is hit.
+            let mut s = Stage::start(512);
+            begun(&mut s).await;
+            s.client_says(&query("SELECT id FROM limited")).await;
+            s.server_gets(&query("SELECT id FROM limited")).await;
+            let long = query(&format!("SELECT id FROM orders -- {}", "x".repeat(600)));
+            s.client_says(&[long.clone(), query("SELECT ssn FROM customers")].concat())
+                .await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            s.server_says(&three_limited_rows()).await;
+            s.client_gets(&[description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat())
+                .await;
+            s.client_is_refused("54000", "limit").await;
+            s.client_gets(&ready(b'T')).await;
+            s.server_gets(&long).await;
+            // What fails the transaction, before the look ahead of the last query.
+            assert_eq!(s.server_frame().await.0, b'Q');
+            let answer = [complete("SELECT 0"), ready(b'T')].concat();
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+            s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+                .await;
+            assert_eq!(s.server_frame().await.0, b'P');
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_said_asynchronously_passes_behind_an_exceeded_limit() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT id FROM limited")).await;
+        s.server_gets(&query("SELECT id FROM limited")).await;
+        let described = description(&[("id", 20003, 1)]);
+        let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+        let notification = f(b'A', b"\0\0\0\x01channel\0payload\0");
+        let setting = f(b'S', b"application_name\0other\0");
+        let said = [notification, setting].concat();
+        s.server_says(
+            &[
+                described.clone(),
+                rows,
+                complete("SELECT 3"),
+                said.clone(),
+                ready(b'I'),
+            ]
+            .concat(),
+        )
+        .await;
+        s.client_gets(&[described, row(&["1"]), row(&["2"])].concat())
+            .await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&[said, ready(b'I')].concat()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_behind_an_exceeded_limit_is_ended_for_the_client() {
+    let limited = "SELECT id FROM limited";
+    let copy = "COPY orders FROM STDIN";
+    let work = [
+        parse("", limited),
+        bind("", ""),
+        execute(""),
+        parse("", copy),
+        bind("", ""),
+        execute(""),
+    ]
+    .concat();
+    let rows = [row(&["1"]), row(&["2"]), row(&["3"]), complete("SELECT 3")].concat();
+    let confirmed = [f(b'1', b""), f(b'2', b"")].concat();
+    on_stage(|mut s| async move {
+        s.client_says(&[work.clone(), sync()].concat()).await;
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        let going_in = f(b'G', &[0, 0, 1, 0, 0]);
+        s.server_says(&[confirmed.clone(), rows, confirmed.clone(), going_in].concat())
+            .await;
+        s.client_gets(&[confirmed, row(&["1"]), row(&["2"])].concat())
+            .await;
+        s.client_is_refused("54000", "limit").await;
+        s.server_gets(&f(b'f', b"\0")).await;
+        s.server_says(&error("57014", "COPY failed")).await;
+        s.server_gets(&sync()).await;
+        s.server_says(&ready(b'I')).await;
+        s.client_gets(&ready(b'I')).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_holds_for_what_runs_by_its_name() {
+    for (store, tag, text) in [
+        (
+            "PREPARE p AS SELECT id FROM limited",
+            "PREPARE",
+            "EXECUTE p",
+        ),
+        (
+            "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM limited",
+            "DECLARE CURSOR",
+            "FETCH ALL FROM c",
+        ),
+    ] {
+        on_stage(|mut s| async move {
+            let stored = [complete(tag), ready(b'I')].concat();
+            s.client_says(&query(store)).await;
+            s.server_gets(&query(store)).await;
+            s.server_says(&stored).await;
+            s.client_gets(&stored).await;
+            s.client_says(&query(text)).await;
+            s.server_gets(&query(text)).await;
+            let rows = [description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat();
+            let more = [row(&["3"]), complete("SELECT 3"), ready(b'I')].concat();
+            s.server_says(&[rows.clone(), more].concat()).await;
+            s.client_gets(&rows).await;
+            s.client_is_refused("54000", "limit").await;
+        })
+        .await;
+    }
+}
