@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Address, Endpoint, LAYOUT, Socket};
+use gateway_ebpf::{Address, Endpoint, LAYOUT, OriginKey, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
@@ -48,12 +48,13 @@ const PROGRAMS: [(&str, AttachType); 12] = [
 const EXEC: &str = "sched_process_exec";
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 5] = [
+const PINNED_MAPS: [(&str, usize, usize); 6] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
     ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
     ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
     ("LISTENERS", size_of::<u64>(), size_of::<u32>()),
     ("SOCKETS", size_of::<i32>(), size_of::<Socket>()),
+    ("ORIGINS", size_of::<OriginKey>(), size_of::<Socket>()),
 ];
 
 /// Programs that are loaded, and may be attached.

@@ -18,7 +18,9 @@ use aya::maps::{self, MapData, RingBuf};
 use nix::poll::PollTimeout;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::fd_store::{self, Inherited};
 use super::netlink::{self, Netlink};
+use super::netns::Opened;
 use super::perimeter::{Around, Perimeter};
 use super::place::Slice;
 use super::worker::{Stop, Worker};
@@ -117,7 +119,7 @@ pub(super) fn start(
     slice: &Slice,
     (events, listeners): (RingBuf<MapData>, maps::HashMap<MapData, u64, u32>),
     (perimeter, strict): (Option<Perimeter>, bool),
-    coverages: &Coverages,
+    (coverages, inherited): (&Coverages, Inherited),
 ) -> Result<(Watcher, Worker), Error> {
     let failed = || Error::io("the thread that watches namespaces can't be started");
     let (sender, receiver) = unbounded_channel();
@@ -134,7 +136,7 @@ pub(super) fn start(
         failing: false,
     };
     let links = Netlink::listen(netlink::LINKS).map_err(failed())?;
-    let body = move |stop: Stop| watch.run(events, &links, &stop);
+    let body = move |stop: Stop| watch.run(inherited, events, &links, &stop);
     let worker = Worker::spawn("weir-watch", body).map_err(failed())?;
     Ok((Watcher { events: receiver }, worker))
 }
@@ -170,13 +172,21 @@ struct Known {
 }
 
 impl Watch {
-    fn run(mut self, mut events: RingBuf<MapData>, links: &Netlink, stop: &Stop) {
+    fn run(
+        mut self,
+        inherited: Inherited,
+        mut events: RingBuf<MapData>,
+        links: &Netlink,
+        stop: &Stop,
+    ) {
         // Each moment until a listener is there, an agent is refused.
         if let Err(error) = kernel::hurry() {
             tracing::debug!(%error, "the watch has no priority");
         }
-        // What an earlier daemon left refuses connections until its namespace is found again.
+        // What an earlier daemon left, and nobody kept open, refuses connections until its namespace
+        // is found again.
         let stale: Vec<u64> = self.listeners.keys().filter_map(Result::ok).collect();
+        self.inherit_all(inherited);
         self.scan();
         self.forget(&stale);
         let mut next_scan = Instant::now() + SCAN_EVERY;
@@ -229,8 +239,12 @@ impl Watch {
             });
         }
         let gone = self.known.extract_if(|_, known| known.idle >= IDLE_SCANS);
-        for id in gone.map(|(_, known)| known.id).collect::<Vec<_>>() {
+        for (id, port) in gone
+            .map(|(_, known)| (known.id, known.port))
+            .collect::<Vec<_>>()
+        {
             self.remove(id);
+            fd_store::forget(id.0, port);
             self.coverages.set(id, None);
             // A closed channel ends the loop.
             let _ = self.sender.send(NamespaceEvent::Down { id });
@@ -259,8 +273,50 @@ impl Watch {
 
     fn open(&mut self, path: &Path) -> io::Result<()> {
         let namespace = File::open(path)?;
-        let inode = namespace.metadata()?.ino();
         let opened = netns::open(&namespace)?;
+        let kept = self.take_up(namespace, opened)?;
+        self.failing = false;
+        fd_store::keep(&kept);
+        self.send_up(kept);
+        Ok(())
+    }
+
+    /// Goes on with the listeners of an earlier daemon. Those in whose namespace nobody lives any more
+    /// are taken down like any other.
+    fn inherit_all(&mut self, mut inherited: Inherited) {
+        // Of two in one namespace, which a crash can leave, clients are sent to the one.
+        inherited.0.sort_by_key(|opened| !self.is_served(opened));
+        for opened in inherited.0 {
+            let (cookie, port) = (opened.cookie, opened.port);
+            match self.inherit(opened) {
+                Ok(opened) => self.send_up(opened),
+                Err(error) => {
+                    tracing::warn!(netns = cookie, %error, "an earlier daemon's listener is closed");
+                    fd_store::forget(cookie, port);
+                }
+            }
+        }
+    }
+
+    fn inherit(&mut self, opened: Opened) -> io::Result<Opened> {
+        let socket = opened.listeners.first();
+        let socket = socket.ok_or(io::ErrorKind::NotFound)?;
+        let namespace = File::from(kernel::namespace_of(socket.as_fd())?);
+        if self.known.contains_key(&namespace.metadata()?.ino()) {
+            return Err(io::Error::other("there is another one in its namespace"));
+        }
+        self.take_up(namespace, opened)
+    }
+
+    /// Whether clients are sent to these listeners now.
+    fn is_served(&self, opened: &Opened) -> bool {
+        let port = self.listeners.get(&opened.cookie, 0);
+        port.is_ok_and(|port| port == u32::from(opened.port))
+    }
+
+    /// Makes a namespace known, with its listeners.
+    fn take_up(&mut self, namespace: File, opened: Opened) -> io::Result<Opened> {
+        let inode = namespace.metadata()?.ino();
         let id = NetnsId(opened.cookie);
         let known = Known {
             id,
@@ -269,24 +325,26 @@ impl Watch {
             around: Around::default(),
             looked: None,
             port: opened.port,
-            served: false,
+            served: self.is_served(&opened),
         };
         self.known.insert(inode, known);
         if let Err(error) = self.admit(id) {
             self.known.remove(&inode);
             return Err(error);
         }
-        self.failing = false;
+        Ok(opened)
+    }
+
+    fn send_up(&self, opened: Opened) {
         tracing::debug!(
-            netns = id.0,
+            netns = opened.cookie,
             port = opened.port,
             "listening in an agent's network namespace"
         );
         let _ = self.sender.send(NamespaceEvent::Up {
-            id,
+            id: NetnsId(opened.cookie),
             listeners: opened.listeners,
         });
-        Ok(())
     }
 
     /// Has a new namespace served, and the perimeter put around it: in the order that matters more.
