@@ -9,6 +9,7 @@
 //! - that stays so when the daemon dies: programs, endpoints and listeners' ports are pinned. The
 //!   listeners are gone, so clients get ECONNREFUSED; or the service manager keeps them, so clients
 //!   wait for the next daemon, which knows their origins;
+//! - while it lives, removing the pins changes nothing: it holds what they do, and pins it again;
 //! - the next daemon takes the pins over in place, there is no moment without programs or endpoints;
 //! - an accepted connection either has an [`Origin`], given out once, or is a [`Miss`].
 //!
@@ -25,6 +26,7 @@ mod netns;
 mod optional;
 mod origin;
 mod perimeter;
+mod pins;
 mod place;
 mod probe;
 mod programs;
@@ -227,9 +229,11 @@ impl Capture {
             None => None,
         };
         let maps = (events.try_into()?, listeners.try_into()?);
+        let pins = self.loaded.hold_pins()?;
         let perimeter = (perimeter, self.strict);
+        let inherited = (inherited, pins);
         let (watcher, worker) =
-            watch::start(&self.slice, maps, perimeter, (&self.coverage, inherited))?;
+            watch::start(&self.slice, maps, perimeter, &self.coverage, inherited)?;
         self.watch = Some(worker);
         Ok(watcher)
     }

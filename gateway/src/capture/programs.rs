@@ -20,9 +20,10 @@ use super::btf::Types;
 use super::hook::{Gap, Hook};
 use super::kernel::{self, AttachType};
 use super::optional::{OFFSETS, Optional};
+use super::pins::Pins;
 use super::place::Slice;
 use super::unix::CONNECT_UNIX;
-use super::{Error, netns};
+use super::{Error, netns, perimeter};
 
 /// What `cargo xtask ebpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
@@ -179,6 +180,12 @@ impl Loaded {
 }
 
 impl Loaded {
+    /// Holds the pinned maps, and the links from [`Loaded::attach`] on; the perimeter holds its own.
+    pub(super) fn hold_pins(&self) -> Result<Pins, Error> {
+        let failed = Error::io(format!("the pins in {} can't be held", self.pins.display()));
+        Pins::hold(&self.pins, |name| !name.starts_with(perimeter::PIN)).map_err(failed)
+    }
+
     fn check_required(&self, required: &[Hook]) -> Result<(), Error> {
         let gaps = self.optional.gaps();
         let missing = gaps.iter().find(|gap| required.contains(&gap.hook));

@@ -22,6 +22,7 @@ use super::fd_store::{self, Inherited};
 use super::netlink::{self, Netlink};
 use super::netns::Opened;
 use super::perimeter::{Around, Perimeter};
+use super::pins::Pins;
 use super::place::Slice;
 use super::worker::{Stop, Worker};
 use super::{Error, kernel, netns};
@@ -32,6 +33,9 @@ const SCAN_EVERY: Duration = Duration::from_millis(100);
 /// Time until a namespace's devices are looked at again without a reason: the host isn't told of those
 /// that have nothing to do with its own.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Time between two looks at the pins.
+const RESTORE_EVERY: Duration = Duration::from_secs(1);
 
 /// How many namespaces are looked into at one scan.
 const LOOKS: usize = 16;
@@ -119,7 +123,8 @@ pub(super) fn start(
     slice: &Slice,
     (events, listeners): (RingBuf<MapData>, maps::HashMap<MapData, u64, u32>),
     (perimeter, strict): (Option<Perimeter>, bool),
-    (coverages, inherited): (&Coverages, Inherited),
+    coverages: &Coverages,
+    (inherited, pins): (Inherited, Pins),
 ) -> Result<(Watcher, Worker), Error> {
     let failed = || Error::io("the thread that watches namespaces can't be started");
     let (sender, receiver) = unbounded_channel();
@@ -128,6 +133,8 @@ pub(super) fn start(
         host: NetnsId(netns::own_cookie().map_err(failed())?),
         listeners,
         perimeter,
+        pins,
+        restored: Instant::now(),
         strict,
         coverages: coverages.clone(),
         sender,
@@ -146,6 +153,9 @@ struct Watch {
     host: NetnsId,
     listeners: maps::HashMap<MapData, u64, u32>,
     perimeter: Option<Perimeter>,
+    pins: Pins,
+    /// When the pins were looked at.
+    restored: Instant,
     /// Whether a namespace with a way past the perimeter has no listener.
     strict: bool,
     coverages: Coverages,
@@ -210,9 +220,20 @@ impl Watch {
                 if let Err(error) = self.serve() {
                     tracing::error!(%error, "an agent's network namespace can't be served");
                 }
+                self.restore_pins();
                 next_scan = Instant::now() + SCAN_EVERY;
             }
         }
+    }
+
+    /// Puts pins back that somebody has removed.
+    fn restore_pins(&mut self) {
+        if self.restored.elapsed() < RESTORE_EVERY {
+            return;
+        }
+        self.restored = Instant::now();
+        self.pins.restore();
+        self.perimeter.iter().for_each(Perimeter::restore_pins);
     }
 
     /// Removes entries of namespaces that nobody lives in any more.

@@ -4,6 +4,7 @@
 mod local;
 mod lsm;
 mod perimeter;
+mod pins;
 mod setup;
 mod stage;
 mod unix;
