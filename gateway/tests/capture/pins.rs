@@ -9,7 +9,7 @@ use crate::{SERVER, wait_until};
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
-        .map(|entry| entry.file_name().into_string().unwrap())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
     names

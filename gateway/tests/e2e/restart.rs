@@ -46,14 +46,14 @@ fn what_the_fd_store_keeps_goes_with_the_agents_namespace() -> Result<()> {
     })?;
     let mut agent = world.agent("coder", Network::OnlyLo)?;
     agent.settle()?;
-    until("the listeners are kept", || stored(&weir).len() == 2)?;
-    let kept = stored(&weir);
+    until("the listeners are kept", || weir.stored().len() == 2)?;
+    let kept = weir.stored();
     assert!(kept.iter().all(|name| *name == kept[0]), "{kept:?}");
 
     // The next daemon has the same ones.
     weir.kill()?;
     weir.restart()?;
-    assert_eq!(stored(&weir), kept);
+    assert_eq!(weir.stored(), kept);
     let namespaces = |weir: &Weir| -> Result<usize> {
         let status: Value = serde_json::from_str(&weir.cli(&["status", "--json"])?.stdout)?;
         Ok(status["namespaces"].as_array().context("a list")?.len())
@@ -64,7 +64,7 @@ fn what_the_fd_store_keeps_goes_with_the_agents_namespace() -> Result<()> {
     weir.kill()?;
     drop(agent);
     weir.restart()?;
-    until("the listeners are let go", || stored(&weir).is_empty())?;
+    until("the listeners are let go", || weir.stored().is_empty())?;
     until("the namespace is down", || {
         namespaces(&weir).is_ok_and(|count| count == 0)
     })?;
@@ -320,15 +320,4 @@ fn programs(weir: &Weir) -> Result<BTreeSet<String>> {
     }
     ensure!(!tags.is_empty(), "the daemon holds no link");
     Ok(tags)
-}
-
-/// What its service manager keeps now.
-fn stored(weir: &Weir) -> Vec<String> {
-    let told = weir.told();
-    let last = told
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("stored"));
-    let names = last.into_iter().flat_map(str::split_whitespace);
-    names.map(str::to_owned).collect()
 }

@@ -168,6 +168,18 @@ impl Weir {
         self.setup.binary = binary;
     }
 
+    /// The names of what its service manager keeps for it now.
+    #[must_use]
+    pub fn stored(&self) -> Vec<String> {
+        let told = self.told();
+        let last = told
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("stored"));
+        let names = last.into_iter().flat_map(str::split_whitespace);
+        names.map(str::to_owned).collect()
+    }
+
     /// What its service manager has heard: each line, and after each message one line `stored` with
     /// the names of what is kept then.
     #[must_use]

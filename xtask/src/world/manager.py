@@ -51,8 +51,10 @@ def start(folder, program):
         keeper.connect(f"{folder}/store")
         names, fds, _, _ = socket.recv_fds(keeper, 1 << 16, MOST)
     # Out of the way of the places where they go.
-    fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 300) for fd in fds]
-    for place, fd in enumerate(fds, 3):
+    away = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 300) for fd in fds]
+    for fd in fds:
+        os.close(fd)
+    for place, fd in enumerate(away, 3):
         os.dup2(fd, place)
     os.environ["NOTIFY_SOCKET"] = f"{folder}/notify"
     if fds:
