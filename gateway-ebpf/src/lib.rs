@@ -7,7 +7,7 @@
 
 /// The version of the types below. It is part of the pins' path: a daemon never reads maps that
 /// another layout wrote.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Protected endpoints at most; a full map refuses the next one rather than forgetting one.
 pub const MAX_ENDPOINTS: usize = 4096;
@@ -192,8 +192,8 @@ pub struct Socket {
     pub comm: [u8; 16],
     /// 1 if the socket is in the host's own network namespace, 0 if not.
     pub on_host: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// When its SYN left, in seconds of the monotonic clock.
+    pub connected: u32,
 }
 
 /// By what the daemon finds a connection's origin when it accepts it.

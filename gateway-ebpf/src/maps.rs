@@ -1,8 +1,8 @@
 //! The maps, and the few things that programs do with them.
 //!
-//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS` and `SOCKETS` are pinned by the daemon and
-//! outlive it; the others belong to one daemon. Only `ORIGINS` may forget: a forgotten origin closes
-//! a session.
+//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS`, `SOCKETS` and `ORIGINS` are pinned by the
+//! daemon and outlive it; the others belong to one daemon. Only `ORIGINS` may forget: a forgotten
+//! origin closes a session.
 
 use core::ptr;
 

@@ -6,8 +6,10 @@
 //!   listener or fails;
 //! - no packet of a socket of the slice is for a protected endpoint, nor one that leaves an agent's own
 //!   network namespace by a veth to this host (see [`Hook`] for what a kernel may lack);
-//! - that stays so when the daemon dies: programs, endpoints and listeners' ports are pinned, and
-//!   the listeners are gone, so clients get ECONNREFUSED;
+//! - that stays so when the daemon dies: programs, endpoints and listeners' ports are pinned. The
+//!   listeners are gone, so clients get ECONNREFUSED; or the service manager keeps them, so clients
+//!   wait for the next daemon, which knows their origins;
+//! - while it lives, removing the pins changes nothing: it holds what they do, and pins it again;
 //! - the next daemon takes the pins over in place, there is no moment without programs or endpoints;
 //! - an accepted connection either has an [`Origin`], given out once, or is a [`Miss`].
 //!
@@ -15,6 +17,7 @@
 
 mod btf;
 mod endpoints;
+mod fd_store;
 mod hook;
 mod kernel;
 mod log;
@@ -23,9 +26,11 @@ mod netns;
 mod optional;
 mod origin;
 mod perimeter;
+mod pins;
 mod place;
 mod probe;
 mod programs;
+mod sweep;
 mod unix;
 mod watch;
 mod worker;
@@ -34,6 +39,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use fd_store::Inherited;
 pub use hook::{Gap, Hook};
 pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
 pub use probe::{Check, Problem};
@@ -150,6 +156,7 @@ pub struct Capture {
     strict: bool,
     coverage: Coverages,
     watch: Option<worker::Worker>,
+    _sweep: worker::Worker,
     _log: worker::Worker,
     // The last to go: the threads above use the pinned maps.
     _lock: place::Lock,
@@ -168,6 +175,7 @@ impl Capture {
         let aliases = endpoints::Aliases::default();
         let endpoints = endpoints::Endpoints::new(&mut loaded, aliases.clone())?;
         let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases)?;
+        let sweep = sweep::start(origins.fd())?;
         let log = log::start(&mut loaded.ebpf)?;
         loaded.attach(&slice, &settings.require)?;
         for gap in loaded.optional.gaps() {
@@ -186,6 +194,7 @@ impl Capture {
             strict: settings.require.contains(&Hook::Perimeter),
             coverage: Coverages::default(),
             watch: None,
+            _sweep: sweep,
             _log: log,
             _lock: lock,
         })
@@ -200,11 +209,12 @@ impl Capture {
         self.endpoints.set(endpoints)
     }
 
-    /// Starts to open a listener in each network namespace that an agent lives in.
+    /// Starts to open a listener in each network namespace that an agent lives in, but for those of
+    /// which one was inherited.
     ///
     /// # Errors
     /// At the second call, or if the thread can't be started.
-    pub fn watch(&mut self) -> Result<Watcher, Error> {
+    pub fn watch(&mut self, inherited: Inherited) -> Result<Watcher, Error> {
         let events = self
             .loaded
             .map("EVENTS")
@@ -219,8 +229,11 @@ impl Capture {
             None => None,
         };
         let maps = (events.try_into()?, listeners.try_into()?);
+        let pins = self.loaded.hold_pins()?;
         let perimeter = (perimeter, self.strict);
-        let (watcher, worker) = watch::start(&self.slice, maps, perimeter, &self.coverage)?;
+        let inherited = (inherited, pins);
+        let (watcher, worker) =
+            watch::start(&self.slice, maps, perimeter, &self.coverage, inherited)?;
         self.watch = Some(worker);
         Ok(watcher)
     }

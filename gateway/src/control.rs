@@ -115,7 +115,7 @@ pub struct DatastoreStatus {
 /// A network namespace in which agents are served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceStatus {
-    /// The namespace's inode number, as in `/proc/PID/ns/net`.
+    /// The namespace's cookie (`SO_NETNS_COOKIE`).
     pub id: u64,
     /// How many listeners there are in it.
     pub listeners: usize,

@@ -7,11 +7,12 @@
 //!
 //! Until the capture is attached no agent of a first start is governed, so everything that can fail
 //! for a person's mistake comes before it. On SIGTERM the listeners close first (agents then get
-//! ECONNREFUSED, never a passage), sessions at rest are told goodbye, and the others are ended in
-//! order within [`DRAIN`].
+//! ECONNREFUSED, or wait for the next daemon where systemd keeps the listeners; never a passage),
+//! sessions at rest are told goodbye, and the others are ended in order within [`DRAIN`].
 
 mod agents;
 mod datastores;
+mod manager;
 mod status;
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::agents::{Agents, cgroup_root};
-use crate::capture::{Capture, Coverages, Gap, Hook, NamespaceEvent, NetnsId, Watcher};
+use crate::capture::{Capture, Coverages, Gap, Hook, Inherited, NamespaceEvent, NetnsId, Watcher};
 use crate::config::Config;
 use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
@@ -47,11 +48,13 @@ const RESOLVE: Duration = Duration::from_secs(30);
 /// Whatever keeps it from coming up, with what to do about it.
 pub fn run(config: Config) -> anyhow::Result<()> {
     raise_file_limit();
+    // Before anything is started that it would be passed on to.
+    let inherited = Inherited::take();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("no event queue")?
-        .block_on(up(config))
+        .block_on(up(config, inherited))
 }
 
 /// Every session takes three or four descriptors.
@@ -81,7 +84,7 @@ struct Running {
     coverages: Coverages,
 }
 
-async fn up(config: Config) -> anyhow::Result<()> {
+async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
     let recorder = Recorder::open(&record::Settings {
         dir: config.paths.journal(),
         durability: config.journal.durability,
@@ -117,7 +120,7 @@ async fn up(config: Config) -> anyhow::Result<()> {
         .set_endpoints(&datastores.addresses())
         .context("the endpoints can't be protected")?;
     let watcher = capture
-        .watch()
+        .watch(inherited)
         .context("agents' namespaces can't be watched")?;
     let running = Arc::new(Running {
         started: Instant::now(),
@@ -205,12 +208,13 @@ async fn serve(
         endpoints: running.datastores.endpoints(),
     };
     let mut resolve = tokio::time::interval_at(tokio::time::Instant::now() + RESOLVE, RESOLVE);
-    ready();
+    tokio::spawn(manager::feed_watchdog());
+    manager::ready();
     loop {
         tokio::select! {
             _ = term.recv() => break,
             _ = int.recv() => break,
-            _ = hup.recv() => running.policy.reload(),
+            _ = hup.recv() => drop(tokio::spawn(manager::reload(running.policy.clone()))),
             event = watcher.next() => match event {
                 Some(event) => running.namespace(event, &admission),
                 None => {
@@ -227,16 +231,8 @@ async fn serve(
             }
         }
     }
-    tracing::info!("shutting down");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    manager::stopping();
     running.close_listeners();
-}
-
-fn ready() {
-    tracing::info!("ready");
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "systemd could not be told that the daemon is ready");
-    }
 }
 
 async fn down(running: Arc<Running>, threads: Threads, socket: PathBuf) {

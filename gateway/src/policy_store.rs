@@ -102,6 +102,7 @@ pub struct PolicyStore {
 #[derive(Clone, Debug)]
 pub struct Handle {
     reload: Arc<Notify>,
+    looked: Arc<Notify>,
     status: Arc<Mutex<Status>>,
 }
 
@@ -109,6 +110,13 @@ impl Handle {
     /// Has the store look at once, and read keys again even if no file has changed.
     pub fn reload(&self) {
         self.reload.notify_one();
+    }
+
+    /// The same, and waits until it has looked.
+    pub async fn reloaded(&self) {
+        let looked = self.looked.notified();
+        self.reload();
+        looked.await;
     }
 
     /// What is in force now.
@@ -130,7 +138,8 @@ impl PolicyStore {
             generation: 1,
         };
         let handle = Handle {
-            reload: Arc::new(Notify::new()),
+            reload: Arc::default(),
+            looked: Arc::default(),
             status: Arc::new(Mutex::new(Status::of(&active))),
         };
         tracing::info!(dir = %dir.display(), rules = active.policy.rules.len(), "policy loaded");
@@ -163,6 +172,9 @@ impl PolicyStore {
                 () = self.handle.reload.notified() => true,
             };
             self.look(asked).await;
+            if asked {
+                self.handle.looked.notify_waiters();
+            }
         }
     }
 
@@ -462,8 +474,7 @@ mod tests {
         write(dir.path(), "a.toml", &format!("{GOOD}#"));
         active.changed().await.unwrap();
         assert_eq!(active.borrow_and_update().generation, 2);
-        handle.reload();
-        active.changed().await.unwrap();
+        handle.reloaded().await;
         assert_eq!(active.borrow().generation, 3);
         running.abort();
     }

@@ -8,6 +8,7 @@ mod lint;
 mod load;
 mod relay;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -38,6 +39,8 @@ enum Command {
     Demo,
     /// Measure Weir beside a bare relay and pgbouncer; writes bench/RESULTS.md (needs root)
     Bench(bench::Args),
+    /// Connect very often through restarts, and look for mix-ups and leaks (needs root)
+    Soak(soak::Args),
     /// Try every known way around Weir, on this kernel and on others under QEMU (needs root)
     VmTest(vm::Args),
     /// Run each fuzz target for a while (needs no root)
@@ -60,6 +63,9 @@ enum Command {
     /// Connects again and again
     #[command(hide = true)]
     Connects { to: SocketAddr, count: usize },
+    /// The soak's client
+    #[command(hide = true)]
+    Dials(soak::Client),
     /// Sends as much as it can
     #[command(hide = true)]
     Stream { to: SocketAddr, seconds: u64 },
@@ -83,6 +89,8 @@ fn run(command: Command) -> Result<()> {
         Command::Test => test::run(),
         Command::Demo => demo::run(),
         Command::VmTest(args) => vm::run(&args),
+        Command::Soak(args) => soak::run(&args),
+        Command::Dials(args) => soak::client(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Relay { listen, upstream } => relay::run(listen, upstream),
         Command::Sink { listen } => load::sink(listen),

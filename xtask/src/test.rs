@@ -3,10 +3,13 @@
 use anyhow::{Result, ensure};
 use xtask::steps::{Steps, cargo};
 
-use crate::{ebpf, fuzz, setup, vm};
+use crate::{ebpf, fuzz, setup, soak, vm};
 
 /// Long enough to find what a change broke at once; `cargo xtask fuzz` looks further.
 const SMOKE_SECONDS: u32 = 10;
+
+/// As above; `cargo xtask soak` has fifty times as many.
+const SMOKE_CONNECTS: u64 = 2000;
 
 pub(crate) fn run() -> Result<()> {
     ensure!(
@@ -14,7 +17,7 @@ pub(crate) fn run() -> Result<()> {
         "the end-to-end tests load eBPF programs and make cgroups and network namespaces, which \
          needs root: run `cargo xtask test` as root, or `cargo test` for the tests that need none"
     );
-    let mut steps = Steps::new("test", 5);
+    let mut steps = Steps::new("test", 6);
     steps.step("looking for what the tests need", setup::run)?;
     steps.step("building the eBPF programs", ebpf::run)?;
     let mut tests = cargo();
@@ -26,6 +29,9 @@ pub(crate) fn run() -> Result<()> {
         "--no-fail-fast",
     ]);
     steps.openly("unit, property and end-to-end tests", &mut tests)?;
+    steps.step("many connects, through restarts", || {
+        soak::smoke(SMOKE_CONNECTS)
+    })?;
     steps.step("every known way around Weir, on all kernels", || {
         vm::run(&vm::Args::all())
     })?;

@@ -14,6 +14,7 @@
 mod agent;
 mod cgroup;
 mod daemon;
+mod manager;
 mod namespace;
 mod postgres;
 mod process;

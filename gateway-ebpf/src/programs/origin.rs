@@ -1,6 +1,9 @@
 //! What the daemon will know about a redirected connection, written down before its SYN leaves.
 
-use aya_ebpf::{bindings::BPF_SOCK_OPS_TCP_CONNECT_CB, macros::sock_ops, programs::SockOpsContext};
+use aya_ebpf::{
+    bindings::BPF_SOCK_OPS_TCP_CONNECT_CB, helpers::generated::bpf_ktime_get_ns, macros::sock_ops,
+    programs::SockOpsContext,
+};
 use aya_log_ebpf::warn;
 use gateway_ebpf::{Endpoint, NO_LISTENER, OriginKey};
 
@@ -8,6 +11,9 @@ use super::{netns, words};
 use crate::maps::{self, ORIGINS};
 
 const AF_INET: u32 = 2;
+
+/// Nanoseconds of a second.
+const NANOS: u64 = 1_000_000_000;
 
 /// Before a redirected connection's SYN leaves: its source is known, and nobody can have accepted it.
 #[sock_ops]
@@ -48,6 +54,8 @@ fn record_origin(ctx: &SockOpsContext) {
         source,
         reserved: 0,
     };
+    // SAFETY: a helper without arguments.
+    record.connected = (unsafe { bpf_ktime_get_ns() } / NANOS) as u32;
     if ORIGINS.insert(key, *record, 0).is_err() {
         // The daemon won't find it, and closes the connection.
         warn!(ctx, "an origin could not be recorded");

@@ -56,7 +56,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         uid: 0,
         comm: [0; 16],
         on_host: u32::from(netns == HOST.load()),
-        reserved: 0,
+        connected: 0,
     };
     // SAFETY: this hook's context is the socket.
     unsafe { maps::begin_socket(ctx.as_ptr(), record) };

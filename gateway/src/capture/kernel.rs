@@ -6,6 +6,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::Pod;
 use aya_obj::generated::bpf_insn;
@@ -55,6 +56,9 @@ const CGROUP_SOCK_ADDR: u32 = 18;
 
 /// `SO_NETNS_COOKIE` of `asm-generic/socket.h`.
 const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// `SIOCGSKNS` of `linux/sockios.h`.
+const SIOCGSKNS: libc::Ioctl = 0x894c;
 
 /// `FILEID_KERNFS` of `linux/exportfs.h`: the handle is a cgroup's id.
 const FILEID_KERNFS: libc::c_int = 0xfe;
@@ -314,6 +318,34 @@ pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(cookie)
+}
+
+/// The network namespace that a socket is in, as an open `/proc/<pid>/ns/net` would be (needs
+/// CAP_NET_ADMIN there).
+pub(super) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: a call without pointers; the descriptor is a live one.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    owned(fd.into())
+}
+
+/// The descriptors that the service manager passed to this process, with their names. The second call
+/// finds none.
+pub(super) fn passed_descriptors() -> io::Result<Vec<(OwnedFd, String)>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Ok(Vec::new());
+    }
+    let passed = sd_notify::listen_fds_with_names()?;
+    let own = |(fd, name)| {
+        // SAFETY: it is open (`listen_fds` has set a flag of each), it was opened for this process
+        // alone, and nobody but this call, the only one, takes it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        (fd, name)
+    };
+    Ok(passed.map(own).collect())
 }
 
 /// `struct file_handle` with the room that a cgroup's takes.

@@ -96,6 +96,11 @@ impl Origins {
         })
     }
 
+    /// The map itself.
+    pub(super) fn fd(&self) -> impl AsFd {
+        self.shared.map.fd()
+    }
+
     /// Takes the origin of an accepted connection: a second call for it misses. `peer` is what
     /// `accept` gave, which unlike `getpeername` names the client even if it has left already. A
     /// handful of system calls, none of which waits.

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::netlink::{Device, Netlink};
 use super::watch::Coverage;
-use super::{kernel, netns};
+use super::{kernel, netns, pins};
 
 /// The loopback device, in any namespace.
 const LOOPBACK: u32 = 1;
@@ -101,11 +101,21 @@ impl Perimeter {
         Ok(())
     }
 
+    /// Pins again what was removed.
+    pub(super) fn restore_pins(&self) {
+        for (index, link) in &self.links {
+            pins::restore(link.as_fd(), &pin(&self.pins, *index));
+        }
+    }
+
     fn forget_all_but(&mut self, devices: &[Device]) -> io::Result<()> {
         let is_there = |index| devices.iter().any(|device| device.index == index);
         let pins = self.pins.clone();
         for (index, _link) in self.links.extract_if(|index, _| !is_there(*index)) {
-            fs::remove_file(pin(&pins, index))?;
+            match fs::remove_file(pin(&pins, index)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -177,7 +187,7 @@ impl Around {
 }
 
 /// What the pins of tcx links are called, before the device's index.
-const PIN: &str = "perimeter_";
+pub(super) const PIN: &str = "perimeter_";
 
 fn pin(pins: &Path, index: u32) -> PathBuf {
     pins.join(format!("{PIN}{index}"))

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Address, Endpoint, LAYOUT, Socket};
+use gateway_ebpf::{Address, Endpoint, LAYOUT, OriginKey, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
@@ -20,9 +20,10 @@ use super::btf::Types;
 use super::hook::{Gap, Hook};
 use super::kernel::{self, AttachType};
 use super::optional::{OFFSETS, Optional};
+use super::pins::Pins;
 use super::place::Slice;
 use super::unix::CONNECT_UNIX;
-use super::{Error, netns};
+use super::{Error, netns, perimeter};
 
 /// What `cargo xtask ebpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
@@ -48,12 +49,13 @@ const PROGRAMS: [(&str, AttachType); 12] = [
 const EXEC: &str = "sched_process_exec";
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 5] = [
+const PINNED_MAPS: [(&str, usize, usize); 6] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
     ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
     ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
     ("LISTENERS", size_of::<u64>(), size_of::<u32>()),
     ("SOCKETS", size_of::<i32>(), size_of::<Socket>()),
+    ("ORIGINS", size_of::<OriginKey>(), size_of::<Socket>()),
 ];
 
 /// Programs that are loaded, and may be attached.
@@ -178,6 +180,12 @@ impl Loaded {
 }
 
 impl Loaded {
+    /// Holds the pinned maps, and the links from [`Loaded::attach`] on; the perimeter holds its own.
+    pub(super) fn hold_pins(&self) -> Result<Pins, Error> {
+        let failed = Error::io(format!("the pins in {} can't be held", self.pins.display()));
+        Pins::hold(&self.pins, |name| !name.starts_with(perimeter::PIN)).map_err(failed)
+    }
+
     fn check_required(&self, required: &[Hook]) -> Result<(), Error> {
         let gaps = self.optional.gaps();
         let missing = gaps.iter().find(|gap| required.contains(&gap.hook));

@@ -18,8 +18,11 @@ use aya::maps::{self, MapData, RingBuf};
 use nix::poll::PollTimeout;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::fd_store::{self, Inherited};
 use super::netlink::{self, Netlink};
+use super::netns::Opened;
 use super::perimeter::{Around, Perimeter};
+use super::pins::Pins;
 use super::place::Slice;
 use super::worker::{Stop, Worker};
 use super::{Error, kernel, netns};
@@ -30,6 +33,9 @@ const SCAN_EVERY: Duration = Duration::from_millis(100);
 /// Time until a namespace's devices are looked at again without a reason: the host isn't told of those
 /// that have nothing to do with its own.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Time between two looks at the pins.
+const RESTORE_EVERY: Duration = Duration::from_secs(1);
 
 /// How many namespaces are looked into at one scan.
 const LOOKS: usize = 16;
@@ -118,6 +124,7 @@ pub(super) fn start(
     (events, listeners): (RingBuf<MapData>, maps::HashMap<MapData, u64, u32>),
     (perimeter, strict): (Option<Perimeter>, bool),
     coverages: &Coverages,
+    (inherited, pins): (Inherited, Pins),
 ) -> Result<(Watcher, Worker), Error> {
     let failed = || Error::io("the thread that watches namespaces can't be started");
     let (sender, receiver) = unbounded_channel();
@@ -126,6 +133,8 @@ pub(super) fn start(
         host: NetnsId(netns::own_cookie().map_err(failed())?),
         listeners,
         perimeter,
+        pins,
+        restored: Instant::now(),
         strict,
         coverages: coverages.clone(),
         sender,
@@ -134,7 +143,7 @@ pub(super) fn start(
         failing: false,
     };
     let links = Netlink::listen(netlink::LINKS).map_err(failed())?;
-    let body = move |stop: Stop| watch.run(events, &links, &stop);
+    let body = move |stop: Stop| watch.run(inherited, events, &links, &stop);
     let worker = Worker::spawn("weir-watch", body).map_err(failed())?;
     Ok((Watcher { events: receiver }, worker))
 }
@@ -144,6 +153,9 @@ struct Watch {
     host: NetnsId,
     listeners: maps::HashMap<MapData, u64, u32>,
     perimeter: Option<Perimeter>,
+    pins: Pins,
+    /// When the pins were looked at.
+    restored: Instant,
     /// Whether a namespace with a way past the perimeter has no listener.
     strict: bool,
     coverages: Coverages,
@@ -170,13 +182,21 @@ struct Known {
 }
 
 impl Watch {
-    fn run(mut self, mut events: RingBuf<MapData>, links: &Netlink, stop: &Stop) {
+    fn run(
+        mut self,
+        inherited: Inherited,
+        mut events: RingBuf<MapData>,
+        links: &Netlink,
+        stop: &Stop,
+    ) {
         // Each moment until a listener is there, an agent is refused.
         if let Err(error) = kernel::hurry() {
             tracing::debug!(%error, "the watch has no priority");
         }
-        // What an earlier daemon left refuses connections until its namespace is found again.
+        // What an earlier daemon left, and nobody kept open, refuses connections until its namespace
+        // is found again.
         let stale: Vec<u64> = self.listeners.keys().filter_map(Result::ok).collect();
+        self.inherit_all(inherited);
         self.scan();
         self.forget(&stale);
         let mut next_scan = Instant::now() + SCAN_EVERY;
@@ -200,9 +220,20 @@ impl Watch {
                 if let Err(error) = self.serve() {
                     tracing::error!(%error, "an agent's network namespace can't be served");
                 }
+                self.restore_pins();
                 next_scan = Instant::now() + SCAN_EVERY;
             }
         }
+    }
+
+    /// Puts pins back that somebody has removed.
+    fn restore_pins(&mut self) {
+        if self.restored.elapsed() < RESTORE_EVERY {
+            return;
+        }
+        self.restored = Instant::now();
+        self.pins.restore();
+        self.perimeter.iter().for_each(Perimeter::restore_pins);
     }
 
     /// Removes entries of namespaces that nobody lives in any more.
@@ -229,8 +260,12 @@ impl Watch {
             });
         }
         let gone = self.known.extract_if(|_, known| known.idle >= IDLE_SCANS);
-        for id in gone.map(|(_, known)| known.id).collect::<Vec<_>>() {
+        for (id, port) in gone
+            .map(|(_, known)| (known.id, known.port))
+            .collect::<Vec<_>>()
+        {
             self.remove(id);
+            fd_store::forget(id.0, port);
             self.coverages.set(id, None);
             // A closed channel ends the loop.
             let _ = self.sender.send(NamespaceEvent::Down { id });
@@ -259,8 +294,50 @@ impl Watch {
 
     fn open(&mut self, path: &Path) -> io::Result<()> {
         let namespace = File::open(path)?;
-        let inode = namespace.metadata()?.ino();
         let opened = netns::open(&namespace)?;
+        let kept = self.take_up(namespace, opened)?;
+        self.failing = false;
+        fd_store::keep(&kept);
+        self.send_up(kept);
+        Ok(())
+    }
+
+    /// Goes on with the listeners of an earlier daemon. Those in whose namespace nobody lives any more
+    /// are taken down like any other.
+    fn inherit_all(&mut self, mut inherited: Inherited) {
+        // Of two in one namespace, which a crash can leave, clients are sent to the one.
+        inherited.0.sort_by_key(|opened| !self.is_served(opened));
+        for opened in inherited.0 {
+            let (cookie, port) = (opened.cookie, opened.port);
+            match self.inherit(opened) {
+                Ok(opened) => self.send_up(opened),
+                Err(error) => {
+                    tracing::warn!(netns = cookie, %error, "an earlier daemon's listener is closed");
+                    fd_store::forget(cookie, port);
+                }
+            }
+        }
+    }
+
+    fn inherit(&mut self, opened: Opened) -> io::Result<Opened> {
+        let socket = opened.listeners.first();
+        let socket = socket.ok_or(io::ErrorKind::NotFound)?;
+        let namespace = File::from(kernel::namespace_of(socket.as_fd())?);
+        if self.known.contains_key(&namespace.metadata()?.ino()) {
+            return Err(io::Error::other("there is another one in its namespace"));
+        }
+        self.take_up(namespace, opened)
+    }
+
+    /// Whether clients are sent to these listeners now.
+    fn is_served(&self, opened: &Opened) -> bool {
+        let port = self.listeners.get(&opened.cookie, 0);
+        port.is_ok_and(|port| port == u32::from(opened.port))
+    }
+
+    /// Makes a namespace known, with its listeners.
+    fn take_up(&mut self, namespace: File, opened: Opened) -> io::Result<Opened> {
+        let inode = namespace.metadata()?.ino();
         let id = NetnsId(opened.cookie);
         let known = Known {
             id,
@@ -269,24 +346,26 @@ impl Watch {
             around: Around::default(),
             looked: None,
             port: opened.port,
-            served: false,
+            served: self.is_served(&opened),
         };
         self.known.insert(inode, known);
         if let Err(error) = self.admit(id) {
             self.known.remove(&inode);
             return Err(error);
         }
-        self.failing = false;
+        Ok(opened)
+    }
+
+    fn send_up(&self, opened: Opened) {
         tracing::debug!(
-            netns = id.0,
+            netns = opened.cookie,
             port = opened.port,
             "listening in an agent's network namespace"
         );
         let _ = self.sender.send(NamespaceEvent::Up {
-            id,
+            id: NetnsId(opened.cookie),
             listeners: opened.listeners,
         });
-        Ok(())
     }
 
     /// Has a new namespace served, and the perimeter put around it: in the order that matters more.

@@ -21,7 +21,8 @@ use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use weir::capture::{
-    Capture, Coverage, Hook, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings, Watcher,
+    Capture, Coverage, Hook, Inherited, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings,
+    Watcher,
 };
 
 /// Protected addresses that exist nowhere.
@@ -378,7 +379,7 @@ impl Daemon {
 
     fn begin(settings: &Settings) -> Self {
         let mut capture = Capture::start(settings).unwrap();
-        let watcher = capture.watch().unwrap();
+        let watcher = capture.watch(Inherited::default()).unwrap();
         let origins = capture.origins();
         let (connections, accepted) = mpsc::channel();
         let (down, downs) = mpsc::channel();
@@ -514,7 +515,7 @@ pub(crate) fn serve_until_killed() {
     };
     let mut capture = Capture::start(&settings).unwrap();
     capture.set_endpoints(&[V4.parse().unwrap()]).unwrap();
-    let watcher = capture.watch().unwrap();
+    let watcher = capture.watch(Inherited::default()).unwrap();
     println!("serving");
     let (connections, _accepted) = mpsc::channel();
     let (down, _downs) = mpsc::channel();

@@ -11,5 +11,6 @@ mod harness;
 mod masking;
 mod psql;
 mod refusing;
+mod restart;
 mod sessions;
 mod support;

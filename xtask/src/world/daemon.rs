@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use super::{
     ADDRESS, ADDRESS6,
     agent::{Finished, finish},
+    manager::Manager,
     postgres::PORT,
     process::{Place, Process, User},
 };
@@ -46,6 +47,8 @@ pub struct Setup {
     pub more: String,
     /// Where the journal and the index go, if not below the world's folder.
     pub state: Option<PathBuf>,
+    /// Whether it runs under a service manager that keeps its listeners over a restart.
+    pub managed: bool,
 }
 
 impl Setup {
@@ -64,6 +67,7 @@ impl Setup {
             preflight: Some("warn"),
             more: String::new(),
             state: None,
+            managed: false,
         }
     }
 }
@@ -82,6 +86,7 @@ pub(super) struct Site {
 #[derive(Debug)]
 pub struct Weir {
     process: Process,
+    manager: Option<Manager>,
     setup: Setup,
     site: Site,
 }
@@ -94,9 +99,14 @@ impl Weir {
         fs::write(&password, &setup.password)?;
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
         fs::write(site.dir.join("weir.toml"), configuration(&site, &setup))?;
-        let process = launch(&site, &setup)?;
+        let manager = setup
+            .managed
+            .then(|| Manager::new(&place(&site), &site.dir))
+            .transpose()?;
+        let process = launch(&site, &setup, manager.as_ref())?;
         let mut weir = Self {
             process,
+            manager,
             setup,
             site,
         };
@@ -149,8 +159,35 @@ impl Weir {
 
     /// Starts a new daemon on what an ended one left behind.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = launch(&self.site, &self.setup)?;
+        self.process = launch(&self.site, &self.setup, self.manager.as_ref())?;
         self.ready()
+    }
+
+    /// Has the next start, and the CLI, be of another binary.
+    pub fn replace_binary(&mut self, binary: PathBuf) {
+        self.setup.binary = binary;
+    }
+
+    /// The names of what its service manager keeps for it now.
+    #[must_use]
+    pub fn stored(&self) -> Vec<String> {
+        let told = self.told();
+        let last = told
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("stored"));
+        let names = last.into_iter().flat_map(str::split_whitespace);
+        names.map(str::to_owned).collect()
+    }
+
+    /// What its service manager has heard: each line, and after each message one line `stored` with
+    /// the names of what is kept then.
+    #[must_use]
+    pub fn told(&self) -> String {
+        self.manager
+            .as_ref()
+            .map(Manager::heard)
+            .unwrap_or_default()
     }
 
     fn ready(&mut self) -> Result<()> {
@@ -158,6 +195,7 @@ impl Weir {
             process,
             setup,
             site,
+            ..
         } = self;
         let mut told = String::new();
         let ready = process.until(Duration::from_secs(30), || {
@@ -171,9 +209,12 @@ impl Weir {
     }
 }
 
-fn launch(site: &Site, setup: &Setup) -> Result<Process> {
+fn launch(site: &Site, setup: &Setup, manager: Option<&Manager>) -> Result<Process> {
     let place = place(site);
-    let mut command = place.command(&setup.binary, Signal::SIGTERM);
+    let mut command = match manager {
+        None => place.command(&setup.binary, Signal::SIGTERM),
+        Some(manager) => manager.command(&place, &setup.binary),
+    };
     command
         .args(["run", "--config"])
         .arg(site.dir.join("weir.toml"));

@@ -1,5 +1,5 @@
-//! Weir's pins are mounted into the container, and root deletes files that are root's: the programs
-//! on the slice go with them. The perimeter stays.
+//! Weir's pins are mounted into the container, and root deletes files that are root's. While Weir runs,
+//! it holds the programs itself, and pins them again.
 
 use std::{fs, thread};
 
@@ -7,8 +7,7 @@ use anyhow::Result;
 
 use crate::{
     attack::{Outcome, Target, dial, patience},
-    kernel::Kernel,
-    scenario::{Case, Expect, Scenario, blocked},
+    scenario::{Case, Scenario, governed},
     scenarios::pinned_maps::{files, pins},
 };
 
@@ -16,15 +15,11 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
     "delete-pins",
     "deletes Weir's pins, mounted into the container, and dials",
     attack,
-    &[Case::bridge(blocked), Case::host(gap)],
+    &[Case::bridge(governed), Case::host(governed)],
 )
 .with(pins)
 .no_control("whoever deletes the pins frees the next attacker")
 .ruins_stage();
-
-fn gap(_: &Kernel) -> Expect {
-    Expect::Gap("Weir's pins, mounted")
-}
 
 fn attack(target: &Target) -> Result<Outcome> {
     let address = target.v4.into();
