@@ -103,9 +103,8 @@ impl Perimeter {
 
     /// Pins again what was removed.
     pub(super) fn restore_pins(&self) {
-        for (index, link) in &self.links {
-            pins::restore(link.as_fd(), &pin(&self.pins, *index));
-        }
+        let links = self.links.iter();
+        pins::restore(links.map(|(index, link)| (pin(&self.pins, *index), link)));
     }
 
     fn forget_all_but(&mut self, devices: &[Device]) -> io::Result<()> {

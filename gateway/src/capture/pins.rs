@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::kernel;
@@ -27,23 +27,23 @@ impl Pins {
 
     /// Pins again what was removed.
     pub(super) fn restore(&self) {
-        for (path, object) in &self.0 {
-            restore(object.as_fd(), path);
-        }
+        restore(self.0.iter().map(|(path, object)| (path.clone(), object)));
     }
 }
 
-/// Pins a link or map again if its pin was removed: the next daemon finds nothing else.
-pub(super) fn restore(object: BorrowedFd<'_>, path: &Path) {
-    if path.exists() {
-        return;
-    }
-    let dir = path.parent().map_or(Ok(()), fs::create_dir_all);
-    match dir.and_then(|()| kernel::pin(object, path)) {
-        Ok(()) => {
-            tracing::error!(pin = %path.display(), "somebody has removed a pin; it is there again")
+/// Pins links and maps again whose pins were removed: the next daemon finds nothing else.
+pub(super) fn restore<'a>(held: impl Iterator<Item = (PathBuf, &'a OwnedFd)>) {
+    for (path, object) in held.filter(|(path, _)| !path.exists()) {
+        let dir = path.parent().map_or(Ok(()), fs::create_dir_all);
+        let pin = path.display();
+        match dir.and_then(|()| kernel::pin(object.as_fd(), &path)) {
+            Ok(()) => tracing::error!(%pin, "somebody has removed a pin; it is there again"),
+            Err(error) => {
+                tracing::error!(%pin, %error,
+                    "pins are gone: when this daemon ends, what was pinned there does too");
+                // The others fare no better, and one line a second is loud enough.
+                return;
+            }
         }
-        Err(error) => tracing::error!(pin = %path.display(), %error,
-            "a pin is gone: when this daemon ends, what was pinned there does too"),
     }
 }
