@@ -163,7 +163,8 @@ fn an_unlisted_port_is_shut_and_the_attempt_is_recorded() -> Result<()> {
             .stdout
             .contains(&format!("bypasses     {told} attempted"))
     );
-    let verified = stage.weir.cli(&["audit", "verify"])?;
+    let id = first["id"].as_str().context("an id")?;
+    let verified = stage.weir.cli(&["audit", "verify", id])?;
     assert!(verified.ok(), "{verified:?}");
     Ok(())
 }

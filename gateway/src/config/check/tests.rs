@@ -537,5 +537,5 @@ fn one_datastore_may_govern_what_is_detected() {
         parse(&format!("{first}{second}[agent{agents}"))
     };
     assert_eq!(both("deny").unwrap().datastores.len(), 2);
-    refused(both("govern"), "15:13", "datastore \"appdb\" governs");
+    refused(both("govern"), "16:13", "datastore \"appdb\" governs");
 }
