@@ -211,7 +211,7 @@ pub struct Socket {
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
     /// The generation of endpoints and policies in which its packets to `wire` were found to be
-    /// harmless; 0 while they have to be looked at.
+    /// allowed; 0 while they have to be looked at.
     pub settled: u32,
     /// Where they go, on the wire.
     pub wire: Endpoint,

@@ -19,7 +19,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use gateway_ebpf::{
-    Beginning, Detection, Endpoint, Flow, NO_LISTENER,
+    Address, Beginning, Detection, Endpoint, Flow, NO_LISTENER,
     fingerprint::{self, Alpn, CLIENT_HELLO, Opening, PREFIX, Prefix},
 };
 
@@ -39,6 +39,119 @@ const ACK: u8 = 0x10;
 /// Bytes of a ClientHello that are read at once.
 const CHUNK: usize = 32;
 
+/// What the most frequent packets begin with: plain headers of IPv4 and TCP.
+#[repr(C)]
+struct Plain4 {
+    ip: Ipv4,
+    tcp: Tcp,
+}
+
+/// The same with IPv6.
+#[repr(C)]
+struct Plain6 {
+    ip: Ipv6,
+    tcp: Tcp,
+}
+
+/// A header of TCP behind its ports, up to its flags.
+#[repr(C)]
+struct Tcp {
+    sequence: u32,
+    acknowledged: u32,
+    /// Its length in words, in the upper half.
+    length: u8,
+    flags: u8,
+}
+
+/// A packet that begins like that.
+struct Plain<'a> {
+    destination: Destination<'a>,
+    port: u16,
+    tcp: &'a Tcp,
+    /// Where the header of TCP begins.
+    transport: u32,
+}
+
+enum Destination<'a> {
+    V4(u32),
+    V6(&'a Address),
+}
+
+impl Plain<'_> {
+    /// `None` for all others.
+    ///
+    /// # Safety
+    /// `skb` is the running program's packet, as its socket sends or receives it.
+    #[inline(always)]
+    unsafe fn read(skb: *mut __sk_buff) -> Option<Self> {
+        // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
+        let (protocol, data, end) = unsafe {
+            (
+                (*skb).protocol,
+                (*skb).data as usize,
+                (*skb).data_end as usize,
+            )
+        };
+        if protocol == IPV4 {
+            if data + size_of::<Plain4>() > end {
+                return None;
+            }
+            // SAFETY: the packet is that long.
+            let Plain4 { ip, tcp } = unsafe { &*(data as *const Plain4) };
+            let plain = ip.length == 0x45 && fragment_offset(ip.fragment) == 0;
+            if !plain || ip.protocol != TCP {
+                return None;
+            }
+            return Some(Self {
+                destination: Destination::V4(ip.destination),
+                port: ip.ports[1],
+                tcp,
+                transport: V4_HEADER as u32,
+            });
+        }
+        if protocol != IPV6 || data + size_of::<Plain6>() > end {
+            return None;
+        }
+        // SAFETY: the packet is that long.
+        let Plain6 { ip, tcp } = unsafe { &*(data as *const Plain6) };
+        if ip.next != TCP {
+            return None;
+        }
+        Some(Self {
+            destination: Destination::V6(&ip.destination),
+            port: ip.ports[1],
+            tcp,
+            transport: V6_HEADER as u32,
+        })
+    }
+
+    #[inline(always)]
+    fn is_syn(&self) -> bool {
+        self.tcp.flags & SYN != 0
+    }
+
+    /// Whether it has no payload.
+    #[inline(always)]
+    fn is_bare(&self, length: u32) -> bool {
+        length == self.transport + u32::from(self.tcp.length >> 4) * 4
+    }
+
+    #[inline(always)]
+    fn is_for(&self, endpoint: &Endpoint) -> bool {
+        let address = &endpoint.address;
+        let same = match self.destination {
+            Destination::V4(destination) => address[3] == destination && endpoint.is_v4(),
+            Destination::V6(destination) => {
+                address[0] == destination[0]
+                    && address[1] == destination[1]
+                    && address[2] == destination[2]
+                    && address[3] == destination[3]
+            }
+        };
+        same && endpoint.port == u32::from(u16::from_be(self.port))
+    }
+}
+
 /// Whether nothing has changed since a packet like this was found to be harmless.
 ///
 /// # Safety
@@ -52,42 +165,17 @@ pub(super) unsafe fn is_settled(skb: *mut __sk_buff) -> bool {
     if flow.settled == 0 || flow.settled != maps::generation() {
         return false;
     }
-    // SAFETY: as above.
-    let (protocol, data, end) = unsafe {
-        (
-            (*skb).protocol,
-            (*skb).data as usize,
-            (*skb).data_end as usize,
-        )
+    // SAFETY: as the caller says.
+    let Some(packet) = (unsafe { Plain::read(skb) }) else {
+        return false;
     };
-    let wire = &flow.wire;
-    if protocol == IPV4 {
-        if data + size_of::<Ipv4>() > end {
-            return false;
-        }
-        // SAFETY: the packet is that long.
-        let header = unsafe { &*(data as *const Ipv4) };
-        let plain = header.length == 0x45 && fragment_offset(header.fragment) == 0;
-        let same = wire.address[3] == header.destination && wire.is_v4();
-        plain && same && header.protocol == TCP && is_port(wire, header.ports[1])
-    } else {
-        if protocol != IPV6 || data + size_of::<Ipv6>() > end {
-            return false;
-        }
-        // SAFETY: the packet is that long.
-        let header = unsafe { &*(data as *const Ipv6) };
-        let address = header.destination;
-        let same = wire.address[0] == address[0]
-            && wire.address[1] == address[1]
-            && wire.address[2] == address[2]
-            && wire.address[3] == address[3];
-        same && header.next == TCP && is_port(wire, header.ports[1])
-    }
-}
-
-#[inline(always)]
-fn is_port(wire: &Endpoint, port: u16) -> bool {
-    wire.port == u32::from(u16::from_be(port))
+    // A SYN is another connection. Where nothing was said that tells anything, only what says nothing
+    // passes.
+    // SAFETY: as above.
+    let length = unsafe { (*skb).len };
+    packet.is_for(&flow.wire)
+        && !packet.is_syn()
+        && (flow.sent.harmless != 0 || packet.is_bare(length))
 }
 
 /// Judges a packet that a socket sends to an endpoint at which it may.
@@ -136,10 +224,8 @@ pub(super) unsafe fn sent(
         // SAFETY: as above.
         return unsafe { shut(skb.skb, sk, flow, &segment, generation) };
     }
-    if flow.sent.harmless != 0 {
-        flow.wire = endpoint;
-        flow.settled = generation;
-    }
+    flow.wire = endpoint;
+    flow.settled = generation;
     ALLOW
 }
 
@@ -147,16 +233,25 @@ pub(super) unsafe fn sent(
 #[cgroup_skb(ingress)]
 pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     let skb = &ctx.skb;
-    // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
+    // SAFETY: the hook's own packet.
+    let Some(packet) = (unsafe { Plain::read(skb.skb) }) else {
+        return ALLOW;
+    };
+    if packet.is_bare(skb.len()) && !packet.is_syn() {
+        return ALLOW;
+    }
+    let transport = packet.transport as usize;
+    // SAFETY: as above.
     let sk = unsafe { socket_of(skb.skb) };
     // SAFETY: `sk` is the context's socket.
     if let Some(flow) = unsafe { maps::flow(sk.cast()) }
         && flow.received.harmless != 0
         && flow.database == 0
+        && !packet.is_syn()
     {
         return ALLOW;
     }
-    let Some(segment) = received(skb) else {
+    let Some(segment) = Segment::load(skb, transport) else {
         return ALLOW;
     };
     // A SYN alone is for a listener.
@@ -194,26 +289,6 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     unsafe { shut(skb.skb, sk, flow, &segment, maps::generation()) }
 }
 
-/// The segment of TCP in a packet that arrives at a socket, unless it lies behind other headers.
-#[inline(always)]
-fn received(skb: &SkBuff) -> Option<Segment> {
-    match skb.protocol() {
-        IPV4 => {
-            let header = skb.load::<[u8; 10]>(0).ok()?;
-            (header[0] == 0x45 && header[9] == TCP)
-                .then(|| Segment::load(skb, V4_HEADER))
-                .flatten()
-        }
-        IPV6 => {
-            let next = skb.load::<u8>(6).ok()?;
-            (next == TCP)
-                .then(|| Segment::load(skb, V6_HEADER))
-                .flatten()
-        }
-        _ => None,
-    }
-}
-
 /// Has a socket's connection begin anew, with this SYN.
 #[inline(always)]
 fn restart(flow: &mut Flow, syn: &Segment) {
@@ -239,6 +314,8 @@ unsafe fn shut(
     segment: &Segment,
     generation: u32,
 ) -> i32 {
+    // What was found of one direction before the other showed itself is over.
+    flow.settled = 0;
     if segment.length == 0 {
         return ALLOW;
     }

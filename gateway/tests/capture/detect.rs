@@ -1,5 +1,9 @@
 //! Databases on endpoints that nobody has listed: what gives one away is dropped, the connection is
 //! ended at once, and what isn't one passes.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a part of tests, which end at what they don't expect"
+)]
 
 use std::fs;
 use std::time::Duration;
@@ -361,6 +365,38 @@ fn an_endpoint_is_learned_for_the_cgroup_that_has_tried_it_and_means_the_protect
         say(&stage, &other, &[b"GET / HTTP/1.1\r\n\r\n"]).outcome,
         "all"
     );
+}
+
+#[test]
+fn a_socket_that_connects_again_begins_anew() {
+    let stage = Stage::new();
+    let mut server = stage.server_on_host(ECHO, "127.0.0.1", "0");
+    let daemon = Daemon::start(&stage, &[V4]);
+    let agent = stage.agent_on_host(
+        r#"
+import ctypes, errno, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+s = socket.socket()
+s.settimeout(5)
+for payload in (b'GET / HTTP/1.1\r\n\r\n', bytes.fromhex(sys.argv[2]), b'GET / HTTP/1.1\r\n\r\n'):
+    try:
+        s.connect(('127.0.0.1', int(sys.argv[1])))
+        s.sendall(payload)
+        print(s.recv(100).decode()[:3])
+    except OSError as e:
+        print(errno.errorcode.get(e.errno, e))
+    unspecified = struct.pack('=H14x', socket.AF_UNSPEC)
+    libc.connect(s.fileno(), unspecified, len(unspecified))
+"#,
+        &[&server.port, &hex(&startup())],
+    );
+    assert_eq!(agent.output(), "GET\nECONNABORTED\nGET");
+    let mut told = [seen(&mut server), seen(&mut server), seen(&mut server)];
+    told.sort();
+    let harmless = hex(b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(told, [String::new(), harmless.clone(), harmless]);
+    assert_eq!(daemon.detected().protocol, Protocol::Postgres);
+    assert_eq!(daemon.other_detections(), []);
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Forward {
     }
 }
 
-fn stage(on_detect: &'static str) -> Result<(Stage, Forward)> {
+fn stage(on_detect: Option<&'static str>) -> Result<(Stage, Forward)> {
     let stage = Stage::with(&Settings::default(), |_, mut setup| {
         setup.on_detect = on_detect;
         Ok(setup)
@@ -92,7 +92,7 @@ const SSN: &str = "SELECT ssn FROM customers WHERE id = 1";
 
 #[test]
 fn an_unlisted_port_is_shut_and_the_attempt_is_recorded() -> Result<()> {
-    let (stage, forward) = stage("deny")?;
+    let (stage, forward) = stage(None)?;
     let tail_log = stage.world.dir().join("tail.log");
     let mut command = stage.world.outside(env!("CARGO_BIN_EXE_weir"));
     command.args(["tail", "--config"]);
@@ -171,7 +171,7 @@ fn an_unlisted_port_is_shut_and_the_attempt_is_recorded() -> Result<()> {
 
 #[test]
 fn an_unlisted_port_that_an_agent_has_tried_is_governed_from_then_on() -> Result<()> {
-    let (stage, forward) = stage("govern")?;
+    let (stage, forward) = stage(Some("govern"))?;
     let variables = [("PGPORT", PORT), ("PGSSLMODE", "disable")];
     let agent = agent(&stage, "coder", Network::Bridge)?;
     let first = agent.psql_with(SSN, &variables)?;
