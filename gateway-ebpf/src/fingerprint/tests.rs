@@ -50,7 +50,7 @@ fn each_first_packet_of_postgresql_is_known_by_its_first_bytes() {
         assert_eq!(of_client(&message[..8]), Opening::Undecided);
     }
     assert_eq!(
-        of_client(&startup(60, 3 << 16, b"_pq_.x\01\0")),
+        of_client(&startup(60, 3 << 16, b"_pq_.x\x001\0")),
         postgres,
         "a protocol extension first"
     );
