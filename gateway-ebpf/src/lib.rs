@@ -5,6 +5,10 @@
 //! do. A change of any type here is a change of [`LAYOUT`].
 #![no_std]
 
+pub mod fingerprint;
+
+use fingerprint::{Alpn, Prefix};
+
 /// The version of the types below. It is part of the pins' path: a daemon never reads maps that
 /// another layout wrote.
 pub const LAYOUT: u32 = 3;
@@ -28,6 +32,9 @@ pub const MAX_NAMESPACES: usize = 4096;
 /// Connections on their way from `connect` to `accept` at most. Beyond, the oldest is forgotten, and
 /// its session closed.
 pub const MAX_ORIGINS: usize = 65536;
+
+/// Endpoints that were learned at most; one more is denied as before.
+pub const MAX_LEARNED: usize = 4096;
 
 /// In the place of a listener's port: there is none, or the socket wasn't redirected to one.
 pub const NO_LISTENER: u32 = 0;
@@ -184,7 +191,8 @@ pub struct Socket {
     pub destination: Endpoint,
     /// The port of the listener that it was sent to, or [`NO_LISTENER`].
     pub listener: u32,
-    /// The process that called `connect`, as the initial pid namespace numbers it.
+    /// The process that made the socket, and then that which called `connect`, as the initial pid
+    /// namespace numbers it.
     pub pid: u32,
     /// Its user, in the initial user namespace.
     pub uid: u32,
@@ -194,6 +202,98 @@ pub struct Socket {
     pub on_host: u32,
     /// When its SYN left, in seconds of the monotonic clock.
     pub connected: u32,
+    /// The cookie of the socket's network namespace.
+    pub netns: u64,
+}
+
+/// What has been seen of a TCP socket's packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    /// The generation of endpoints and policies in which its packets to `wire` were found to be
+    /// allowed; 0 while they have to be looked at.
+    pub settled: u32,
+    /// Where they go, on the wire.
+    pub wire: Endpoint,
+    /// The [`fingerprint::Protocol`] that it was found to speak; 0 if none was. Nothing that it has to
+    /// say passes any more then.
+    pub database: u32,
+    /// The generation in which the daemon was told so; 0 if it wasn't.
+    pub told: u32,
+    /// What was sent.
+    pub sent: Beginning,
+    /// What was received.
+    pub received: Beginning,
+    /// What was seen of its ClientHello.
+    pub alpn: Alpn,
+    /// How far into what was sent `alpn` is.
+    pub scanned: u32,
+}
+
+/// The beginning of one direction of a TCP connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    /// How its first byte's number is known: see the constants; 0 if it isn't.
+    pub begun: u32,
+    /// The sequence number of its first byte.
+    pub first: u32,
+    /// How many of its first bytes are in `prefix`.
+    pub known: u32,
+    /// Whether it was found to be no database's.
+    pub harmless: u32,
+    /// Its first bytes.
+    pub prefix: Prefix,
+}
+
+impl Beginning {
+    /// Its SYN was seen.
+    pub const BY_SYN: u32 = 1;
+    /// It is older than the programs: it begins where they saw it first.
+    pub const IN_THE_MIDDLE: u32 = 2;
+}
+
+/// An endpoint that speaks a datastore's protocol without being listed, for the sockets of a cgroup:
+/// what one agent has tried changes nothing for others.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Learned {
+    /// The cgroup.
+    pub cgroup: u64,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// "This socket speaks a database's protocol, and isn't redirected."
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detection {
+    /// The socket's cookie, unique until the next boot.
+    pub cookie: u64,
+    /// The cookie of its network namespace; 0 where that isn't known.
+    pub netns: u64,
+    /// The cgroup that it was made in.
+    pub cgroup: u64,
+    /// Its own address.
+    pub source: Endpoint,
+    /// Where it is connected to.
+    pub destination: Endpoint,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u32,
+    /// The interface that it is bound to; 0 if none.
+    pub device: u32,
+    /// The process that made it, as the initial pid namespace numbers it; 0 where that isn't known.
+    pub pid: u32,
+    /// Its user, in the initial user namespace.
+    pub uid: u32,
+    /// The name of the thread that made it, padded with zeros.
+    pub comm: [u8; 16],
+    /// The [`fingerprint::Protocol`].
+    pub protocol: u32,
+    /// 1 if it was connected from here, 0 if it was accepted, or if that isn't known.
+    pub dialled: u32,
 }
 
 /// By what the daemon finds a connection's origin when it accepts it.
@@ -219,7 +319,11 @@ pub struct Event {
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<OriginKey>() == 32);
-    assert!(size_of::<Socket>() == 64);
+    assert!(size_of::<Socket>() == 72);
+    assert!(size_of::<Flow>() == 4 + 20 + 4 + 4 + 2 * size_of::<Beginning>() + 12);
+    assert!(size_of::<Beginning>() == 32);
+    assert!(size_of::<Learned>() == 32);
+    assert!(size_of::<Detection>() == 104);
 };
 
 #[cfg(feature = "user")]
@@ -230,6 +334,10 @@ mod pod {
     unsafe impl aya::Pod for super::OriginKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Socket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Learned {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Detection {}
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The maps, and the few things that programs do with them.
 //!
-//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS`, `SOCKETS` and `ORIGINS` are pinned by the
-//! daemon and outlive it; the others belong to one daemon. Only `ORIGINS` may forget: a forgotten
-//! origin closes a session.
+//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS`, `SOCKETS`, `FLOWS`, `GENERATION` and `ORIGINS`
+//! are pinned by the daemon and outlive it; the others belong to one daemon. Only `ORIGINS` may
+//! forget: a forgotten origin closes a session.
 
 use core::ptr;
 
@@ -15,8 +15,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use gateway_ebpf::{
-    ANYWHERE, Address, Endpoint, Event, MAX_ENDPOINTS, MAX_NAMESPACES, MAX_ORIGINS, OriginKey,
-    PORT_WORDS, Socket,
+    ANYWHERE, Address, Detection, Endpoint, Event, Flow, Learned, MAX_ENDPOINTS, MAX_LEARNED,
+    MAX_NAMESPACES, MAX_ORIGINS, OriginKey, PORT_WORDS, Socket,
 };
 
 /// Endpoints that an agent reaches only through Weir, with the namespaces that this counts in.
@@ -39,6 +39,19 @@ pub(crate) static LISTENERS: HashMap<u64, u32, MAX_NAMESPACES> = HashMap::new();
 #[btf_map]
 static SOCKETS: SkStorage<Socket> = SkStorage::new();
 
+/// What was seen of each TCP socket's packets.
+#[btf_map]
+static FLOWS: SkStorage<Flow> = SkStorage::new();
+
+/// Which generation of endpoints and policies this is. The daemon counts on after each change; 0
+/// until it has made the first.
+#[btf_map]
+static GENERATION: Array<u32, 1> = Array::new();
+
+/// Endpoints that a cgroup's sockets reach only through Weir, since they have tried.
+#[btf_map]
+static LEARNED: HashMap<Learned, u8, MAX_LEARNED> = HashMap::new();
+
 /// Origins of connections that the daemon hasn't accepted yet.
 #[btf_map]
 pub(crate) static ORIGINS: LruHashMap<OriginKey, Socket, MAX_ORIGINS> = LruHashMap::new();
@@ -47,6 +60,10 @@ pub(crate) static ORIGINS: LruHashMap<OriginKey, Socket, MAX_ORIGINS> = LruHashM
 /// daemon's own scan finds the namespace a little later.
 #[btf_map]
 static EVENTS: RingBuf<Event, 65536> = RingBuf::new();
+
+/// Sockets that speak a database's protocol. What is lost is told again with the socket's next packet.
+#[btf_map]
+static DETECTIONS: RingBuf<Detection, 65536> = RingBuf::new();
 
 /// The slice's cgroup id; the daemon sets it before it loads the programs.
 #[unsafe(no_mangle)]
@@ -96,21 +113,79 @@ pub(crate) fn is_local_port(port: u16) -> bool {
         .is_some_and(|word| word >> (port & 63) & 1 == 1)
 }
 
+/// The generation of endpoints and policies; 0 if nothing may be kept of what they say.
+#[inline(always)]
+pub(crate) fn generation() -> u32 {
+    GENERATION.get(0).copied().unwrap_or(0)
+}
+
+/// Whether a cgroup's sockets reach an endpoint only through Weir because they have tried otherwise.
+#[inline(always)]
+pub(crate) fn is_learned(cgroup: u64, endpoint: Endpoint) -> bool {
+    let key = Learned {
+        cgroup,
+        endpoint,
+        reserved: 0,
+    };
+    // SAFETY: the value isn't looked at.
+    unsafe { LEARNED.get(&key) }.is_some()
+}
+
+/// What was seen of a socket, if anything was.
+///
+/// # Safety
+/// `sk` is the socket pointer of the running program's context.
+#[inline(always)]
+pub(crate) unsafe fn flow(sk: *mut c_void) -> Option<&'static mut Flow> {
+    // SAFETY: as the caller says.
+    unsafe { storage(&FLOWS, sk, 0) }
+}
+
+/// The same, or a new record, all zeros; `None` without memory.
+///
+/// # Safety
+/// `sk` is the socket pointer of the running program's context.
+#[inline(always)]
+pub(crate) unsafe fn flow_or_new(sk: *mut c_void) -> Option<&'static mut Flow> {
+    // SAFETY: as the caller says.
+    unsafe { storage(&FLOWS, sk, BPF_SK_STORAGE_GET_F_CREATE.into()) }
+}
+
+/// Tells the daemon of a socket; false if that has to be tried again.
+#[inline(always)]
+pub(crate) fn report_detection(detection: Detection) -> bool {
+    DETECTIONS.output(detection, 0).is_ok()
+}
+
 /// The record of a socket, if it has one.
 ///
 /// # Safety
 /// `sk` is the socket pointer of the running program's context.
 #[inline(always)]
 pub(crate) unsafe fn socket(sk: *mut c_void) -> Option<&'static mut Socket> {
+    // SAFETY: as the caller says.
+    unsafe { storage(&SOCKETS, sk, 0) }
+}
+
+/// What a map has for a socket.
+///
+/// # Safety
+/// `sk` is the socket pointer of the running program's context.
+#[inline(always)]
+unsafe fn storage<T>(
+    map: &'static SkStorage<T>,
+    sk: *mut c_void,
+    flags: u64,
+) -> Option<&'static mut T> {
     if sk.is_null() {
         return None;
     }
-    let map = ptr::from_ref(&SOCKETS).cast_mut().cast();
+    let map = ptr::from_ref(map).cast_mut().cast();
     // SAFETY: the verifier checks both pointers; the storage lives as long as the socket, which the
     // kernel holds (and, in the connect hooks, locks) while the program runs.
     unsafe {
-        bpf_sk_storage_get(map, sk, ptr::null_mut(), 0)
-            .cast::<Socket>()
+        bpf_sk_storage_get(map, sk, ptr::null_mut(), flags)
+            .cast::<T>()
             .as_mut()
     }
 }

@@ -11,16 +11,21 @@
 //!   wait for the next daemon, which knows their origins;
 //! - while it lives, removing the pins changes nothing: it holds what they do, and pins it again;
 //! - the next daemon takes the pins over in place, there is no moment without programs or endpoints;
+//! - a flow of TCP that isn't redirected and begins like a database's protocol is stopped at the packet
+//!   that shows it, and ended ([`Capture::detect`]): that finds mistakes, and is no boundary;
 //! - an accepted connection either has an [`Origin`], given out once, or is a [`Miss`].
 //!
 //! All of the crate's `unsafe` is in this module.
 
 mod btf;
+mod detect;
 mod endpoints;
 mod fd_store;
+mod generation;
 mod hook;
 mod kernel;
 mod log;
+mod namespaces;
 mod netlink;
 mod netns;
 mod optional;
@@ -30,6 +35,7 @@ mod pins;
 mod place;
 mod probe;
 mod programs;
+mod sock_diag;
 mod sweep;
 mod unix;
 mod watch;
@@ -39,7 +45,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use detect::{Detection, Detections};
 pub use fd_store::Inherited;
+pub use gateway_ebpf::fingerprint::Protocol;
 pub use hook::{Gap, Hook};
 pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
 pub use probe::{Check, Problem};
@@ -107,7 +115,7 @@ pub enum Error {
     /// More protected endpoints than the map holds.
     #[error("more than {} protected endpoints", gateway_ebpf::MAX_ENDPOINTS)]
     TooManyEndpoints,
-    /// [`Capture::watch`] was called twice.
+    /// [`Capture::watch`] or [`Capture::detect`] was called twice.
     #[error("the namespaces are already being watched")]
     AlreadyWatched,
     /// The eBPF object could not be loaded.
@@ -151,12 +159,16 @@ pub struct Capture {
     loaded: programs::Loaded,
     endpoints: endpoints::Endpoints,
     origins: Origins,
+    aliases: endpoints::Aliases,
+    namespaces: namespaces::Namespaces,
+    governed: detect::Governed,
     slice: place::Slice,
     /// Whether the perimeter is required.
     strict: bool,
     coverage: Coverages,
     watch: Option<worker::Worker>,
     _sweep: worker::Worker,
+    detect: Option<worker::Worker>,
     _log: worker::Worker,
     // The last to go: the threads above use the pinned maps.
     _lock: place::Lock,
@@ -173,8 +185,9 @@ impl Capture {
         let lock = place::Lock::take(&settings.pin_dir)?;
         let mut loaded = programs::load(&slice, &settings.pin_dir)?;
         let aliases = endpoints::Aliases::default();
-        let endpoints = endpoints::Endpoints::new(&mut loaded, aliases.clone())?;
-        let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases)?;
+        let generation = generation::Generation::new(&mut loaded)?;
+        let endpoints = endpoints::Endpoints::new(&mut loaded, generation, aliases.clone())?;
+        let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases.clone())?;
         let sweep = sweep::start(origins.fd())?;
         let log = log::start(&mut loaded.ebpf)?;
         loaded.attach(&slice, &settings.require)?;
@@ -190,11 +203,15 @@ impl Capture {
             loaded,
             endpoints,
             origins,
+            aliases,
+            namespaces: namespaces::Namespaces::default(),
+            governed: detect::Governed::default(),
             slice,
             strict: settings.require.contains(&Hook::Perimeter),
             coverage: Coverages::default(),
             watch: None,
             _sweep: sweep,
+            detect: None,
             _log: log,
             _lock: lock,
         })
@@ -231,11 +248,34 @@ impl Capture {
         let maps = (events.try_into()?, listeners.try_into()?);
         let pins = self.loaded.hold_pins()?;
         let perimeter = (perimeter, self.strict);
+        let known = (&self.coverage, &self.namespaces);
         let inherited = (inherited, pins);
-        let (watcher, worker) =
-            watch::start(&self.slice, maps, perimeter, &self.coverage, inherited)?;
+        let (watcher, worker) = watch::start(&self.slice, maps, perimeter, known, inherited)?;
         self.watch = Some(worker);
         Ok(watcher)
+    }
+
+    /// Starts to end connections that speak a database's protocol to an endpoint that isn't protected,
+    /// in the namespaces that are being watched. Their packets are dropped without that.
+    ///
+    /// # Errors
+    /// At the second call, or if the thread can't be started.
+    pub fn detect(&mut self) -> Result<Detections, Error> {
+        let surroundings = detect::Surroundings {
+            namespaces: self.namespaces.clone(),
+            origins: self.origins.clone(),
+            aliases: self.aliases.clone(),
+            governed: self.governed.clone(),
+        };
+        let (detections, worker) = detect::start(&mut self.loaded, surroundings)?;
+        self.detect = Some(worker);
+        Ok(detections)
+    }
+
+    /// From now on, has an endpoint that a cgroup's sockets were found to speak PostgreSQL to mean
+    /// this protected one, for their next connections. What was learned stays so.
+    pub fn govern(&self, meant: Option<SocketAddr>) {
+        self.governed.set(meant);
     }
 
     /// Where accepted connections wanted to go.

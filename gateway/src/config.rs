@@ -42,7 +42,8 @@ pub struct Config {
     pub paths: Paths,
     /// `[journal]`.
     pub journal: Journal,
-    /// `[datastore.*]`, by name; at least one. No two have an endpoint in common.
+    /// `[datastore.*]`, by name; at least one. No two have an endpoint in common, and at most one
+    /// governs what is detected.
     pub datastores: Vec<Arc<Datastore>>,
     /// `[runtimes]`.
     pub runtimes: agents::Settings,
@@ -117,6 +118,8 @@ pub struct Datastore {
     pub login: Login,
     /// Whether agents must use TLS towards Weir.
     pub client_tls: ClientTls,
+    /// What becomes of an endpoint that speaks its protocol and is nobody's.
+    pub on_detect: OnDetect,
     /// The limit of dialling and logging in.
     pub connect_timeout: Duration,
 }
@@ -150,6 +153,17 @@ pub enum ClientTls {
     Optional,
     /// A client without TLS is refused.
     Require,
+}
+
+/// What becomes of an endpoint at which an agent was found to speak a datastore's protocol, without
+/// it being listed. The connection itself is ended in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnDetect {
+    /// The next one is ended too.
+    #[default]
+    Deny,
+    /// The agent's next one is a session with this datastore, at the datastore's own hosts.
+    Govern,
 }
 
 /// Why there is no configuration.

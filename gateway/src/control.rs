@@ -57,6 +57,8 @@ pub struct Status {
     pub namespaces: Vec<NamespaceStatus>,
     /// Hooks that this host lacks.
     pub gaps: Vec<GapStatus>,
+    /// Connections since the start that spoke to a database past Weir, and were ended.
+    pub bypass_attempts: u64,
     /// Sessions that are open now.
     pub open_sessions: u64,
     /// Statements since the start that were allowed.

@@ -11,6 +11,7 @@
 //! sessions at rest are told goodbye, and the others are ended in order within [`DRAIN`].
 
 mod agents;
+mod bypass;
 mod datastores;
 mod manager;
 mod status;
@@ -26,7 +27,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::agents::{Agents, cgroup_root};
-use crate::capture::{Capture, Coverages, Gap, Hook, Inherited, NamespaceEvent, NetnsId, Watcher};
+use crate::capture::{
+    Capture, Coverages, Detections, Gap, Hook, Inherited, NamespaceEvent, NetnsId, Watcher,
+};
 use crate::config::Config;
 use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
@@ -35,6 +38,7 @@ use crate::preflight::{Closed, Guarded, Preflight};
 use crate::record::{self, Recorder};
 use crate::session::{Catalogs, Directory, Environment};
 use crate::tls::Authority;
+use bypass::Bypasses;
 use datastores::Datastores;
 
 /// How long sessions may go on after SIGTERM.
@@ -82,6 +86,7 @@ struct Running {
     /// What the kernel lacks.
     gaps: Vec<Gap>,
     coverages: Coverages,
+    bypasses: Bypasses,
 }
 
 async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
@@ -122,6 +127,16 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
     let watcher = capture
         .watch(inherited)
         .context("agents' namespaces can't be watched")?;
+    capture.govern(datastores.governing(&config));
+    let detections = capture
+        .detect()
+        .context("connections past Weir can't be ended")?;
+    let bypasses = Bypasses::new(
+        environment.recorder,
+        agents.clone(),
+        policies.handle(),
+        detections.count(),
+    );
     let running = Arc::new(Running {
         started: Instant::now(),
         policy: policies.handle(),
@@ -134,6 +149,7 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         namespaces: Mutex::default(),
         gaps: capture.gaps().to_vec(),
         coverages: capture.coverages(),
+        bypasses,
         config,
     });
     let socket = running.config.paths.socket();
@@ -145,7 +161,8 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         status::handle(&running),
         std::future::pending(),
     ));
-    serve(Arc::clone(&running), capture, (watcher, authority)).await;
+    let events = (watcher, detections);
+    serve(Arc::clone(&running), capture, events, authority).await;
     let _ = drain.send(true);
     answering.abort();
     // Its workers are handles too; the threads end with the last of them.
@@ -191,7 +208,8 @@ fn closed(config: &Config, gaps: &[Gap]) -> Closed {
 async fn serve(
     running: Arc<Running>,
     mut capture: Capture,
-    (mut watcher, authority): (Watcher, Authority),
+    (mut watcher, mut detections): (Watcher, Detections),
+    authority: Authority,
 ) {
     let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
         signal(SignalKind::terminate()),
@@ -222,6 +240,7 @@ async fn serve(
                     break;
                 }
             },
+            Some(detection) = detections.next() => running.bypasses.record(detection),
             _ = resolve.tick() => {
                 running.datastores.resolve_again(&running.config, &authority).await;
                 if let Err(error) = capture.set_endpoints(&running.datastores.addresses()) {

@@ -110,10 +110,13 @@ fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
         warn!(ctx, "denied a connect to Weir's own listener");
         return Verdict::Deny;
     }
-    let Some(destination) = protected(destination, netns) else {
-        return Verdict::Pass;
+    let cgroup = record.as_ref().map_or(0, |record| record.cgroup);
+    let database = match protected(destination, netns) {
+        Some(database) => database,
+        None if maps::is_learned(cgroup, destination) => destination,
+        None => return Verdict::Pass,
     };
-    redirect(ctx, record, destination, listener)
+    redirect(ctx, record, database, listener)
 }
 
 /// Sends a connect to a protected endpoint to the namespace's listener, or denies it.

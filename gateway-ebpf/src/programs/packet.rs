@@ -14,7 +14,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use gateway_ebpf::{Address, Endpoint};
 
-use super::{ALLOW, DENY};
+use super::{ALLOW, DENY, detect};
 use crate::maps::{self, Scope};
 
 /// `TC_ACT_UNSPEC` and `TCX_NEXT`: the next program is asked.
@@ -25,8 +25,8 @@ const TC_DROP: i32 = 2;
 const ETHERNET_HEADER: usize = 14;
 
 /// `ETH_P_*` as a context has them, in network byte order.
-const IPV4: u32 = 0x0800_u16.to_be() as u32;
-const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+pub(super) const IPV4: u32 = 0x0800_u16.to_be() as u32;
+pub(super) const IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// What another header lies under, in which there may be IP again. (The kernel has taken the
 /// outermost VLAN tag off.)
 const VLAN: u32 = 0x8100_u16.to_be() as u32;
@@ -36,9 +36,10 @@ const MPLS: u32 = 0x8847_u16.to_be() as u32;
 const MPLS_MULTICAST: u32 = 0x8848_u16.to_be() as u32;
 
 /// The loopback device's index, in every network namespace (`LOOPBACK_IFINDEX`).
-const LOOPBACK_DEVICE: u32 = 1;
+pub(super) const LOOPBACK_DEVICE: u32 = 1;
 
 const ICMP: u8 = 1;
+pub(super) const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
 
 const HOP_BY_HOP: u8 = 0;
@@ -54,54 +55,65 @@ const MAX_HEADERS: usize = 8;
 /// An IPv4 header without options, and the first bytes of what it carries.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv4 {
+pub(super) struct Ipv4 {
     /// Version and length in words.
-    length: u8,
+    pub(super) length: u8,
     service: u8,
     total: u16,
     id: u16,
-    fragment: u16,
+    pub(super) fragment: u16,
     lifetime: u8,
-    protocol: u8,
+    pub(super) protocol: u8,
     checksum: u16,
     source: u32,
-    destination: u32,
+    pub(super) destination: u32,
     /// Source and destination, if there is neither an option nor an offset.
-    ports: [u16; 2],
+    pub(super) ports: [u16; 2],
 }
 
 /// An IPv6 header, and the first bytes of what it carries.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv6 {
+pub(super) struct Ipv6 {
     flow: u32,
     payload: u16,
-    next: u8,
+    pub(super) next: u8,
     hops: u8,
     source: [u32; 4],
-    destination: [u32; 4],
+    pub(super) destination: [u32; 4],
     /// Source and destination, if there is no extension header.
-    ports: [u16; 2],
+    pub(super) ports: [u16; 2],
 }
 
-const V4_HEADER: usize = 20;
-const V6_HEADER: usize = 40;
+pub(super) const V4_HEADER: usize = 20;
+pub(super) const V6_HEADER: usize = 40;
 
 #[cgroup_skb(egress)]
 pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the hook's own packet.
+    if unsafe { detect::is_settled(skb) } {
+        return ALLOW;
+    }
+    // Before all that it stands for is looked up: what changes meanwhile is asked again then.
+    let generation = maps::generation();
     let packet = Packet::<false> {
         skb: &ctx.skb,
         start: 0,
     };
-    let dropped = match ctx.skb.protocol() {
-        IPV4 => packet.is_dropped_v4(),
-        IPV6 => packet.is_dropped_v6(),
-        // This hook has nothing else.
-        _ => true,
-    };
-    if dropped {
+    let target = packet.target();
+    if packet.is_dropped(&target) {
         debug!(&ctx, "dropped a packet to a protected endpoint");
         return DENY;
+    }
+    if let Target::Port {
+        endpoint,
+        protocol: TCP,
+        transport,
+    } = target
+    {
+        // SAFETY: the hook's own packet, of TCP.
+        return unsafe { detect::sent(&ctx.skb, transport, endpoint, generation) };
     }
     ALLOW
 }
@@ -113,8 +125,7 @@ pub(crate) fn perimeter(ctx: TcContext) -> i32 {
         start: ETHERNET_HEADER,
     };
     let dropped = match ctx.skb.protocol() {
-        IPV4 => packet.is_dropped_v4(),
-        IPV6 => packet.is_dropped_v6(),
+        IPV4 | IPV6 => packet.is_dropped(&packet.target()),
         VLAN | PROVIDER_VLAN | PPPOE | MPLS | MPLS_MULTICAST => true,
         _ => false,
     };
@@ -134,78 +145,120 @@ struct Packet<'a, const PERIMETER: bool> {
     start: usize,
 }
 
+/// Where a packet goes, as far as it says so.
+enum Target {
+    /// Nobody can tell.
+    Unknown,
+    /// To a host's kernel itself.
+    Kernel,
+    /// To something at this endpoint's address.
+    Host(Endpoint),
+    /// There, with a protocol that has ports, whose header is at `transport`.
+    Port {
+        endpoint: Endpoint,
+        protocol: u8,
+        transport: usize,
+    },
+}
+
 impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     #[inline(always)]
-    fn is_dropped_v4(&self) -> bool {
+    fn target(&self) -> Target {
+        match self.skb.protocol() {
+            IPV4 => self.target_v4(),
+            IPV6 => self.target_v6(),
+            // Neither hook asks for anything else.
+            _ => Target::Unknown,
+        }
+    }
+
+    #[inline(always)]
+    fn target_v4(&self) -> Target {
         if let Ok(header) = self.skb.load::<Ipv4>(self.start) {
             let whole = header.length & 0xf == 5 && fragment_offset(header.fragment) == 0;
             if whole && has_ports(header.protocol) {
                 let port = u16::from_be(header.ports[1]);
-                return self.is_guarded(Endpoint::v4(header.destination, port));
+                return Target::Port {
+                    endpoint: Endpoint::v4(header.destination, port),
+                    protocol: header.protocol,
+                    transport: self.start + V4_HEADER,
+                };
             }
         }
-        self.is_dropped_unusual_v4()
+        self.unusual_v4()
     }
 
     /// With options, a fragment, without ports, or too short for them.
     #[inline(always)]
-    fn is_dropped_unusual_v4(&self) -> bool {
+    fn unusual_v4(&self) -> Target {
         let Ok(header) = self.skb.load::<[u8; V4_HEADER]>(self.start) else {
-            return true;
+            return Target::Unknown;
         };
         let length = usize::from(header[0] & 0xf) * 4;
         let is_multicast = header[16] & 0xf0 == 0xe0;
         // A source route is an option, and then the address isn't where the packet ends. Only
         // multicast's own protocols have use for options.
         if length < V4_HEADER || (length > V4_HEADER && !is_multicast) {
-            return true;
+            return Target::Unknown;
         }
         let protocol = header[9];
         let destination = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
         let whole = fragment_offset(u16::from_ne_bytes([header[6], header[7]])) == 0;
         if whole && protocol == ICMP {
-            return false;
+            return Target::Kernel;
         }
         if whole
             && has_ports(protocol)
             && let Ok(port) = self.skb.load::<u16>(self.start + length + 2)
         {
-            return self.is_guarded(Endpoint::v4(destination, u16::from_be(port)));
+            return Target::Port {
+                endpoint: Endpoint::v4(destination, u16::from_be(port)),
+                protocol,
+                transport: self.start + length,
+            };
         }
-        self.is_guarded_address(Endpoint::v4(destination, 0))
+        Target::Host(Endpoint::v4(destination, 0))
     }
 
     #[inline(always)]
-    fn is_dropped_v6(&self) -> bool {
+    fn target_v6(&self) -> Target {
         if let Ok(header) = self.skb.load::<Ipv6>(self.start)
             && has_ports(header.next)
         {
             let port = u16::from_be(header.ports[1]);
-            return self.is_guarded(Endpoint::v6(header.destination, port));
+            return Target::Port {
+                endpoint: Endpoint::v6(header.destination, port),
+                protocol: header.next,
+                transport: self.start + V6_HEADER,
+            };
         }
-        self.is_dropped_unusual_v6()
+        self.unusual_v6()
     }
 
     /// With extension headers, without ports, or too short for them.
     #[inline(always)]
-    fn is_dropped_unusual_v6(&self) -> bool {
+    fn unusual_v6(&self) -> Target {
         let Ok(next) = self.skb.load::<u8>(self.start + 6) else {
-            return true;
+            return Target::Unknown;
         };
         let Ok(address) = self.skb.load::<Address>(self.start + 24) else {
-            return true;
+            return Target::Unknown;
         };
         let mut next = next;
         let mut place = self.start + V6_HEADER;
         for _ in 0..MAX_HEADERS {
             if next == ICMPV6 || next == NO_NEXT_HEADER {
-                return false;
+                return Target::Kernel;
             }
             if has_ports(next) {
                 let Ok(port) = self.skb.load::<u16>(place + 2) else {
                     break;
                 };
-                return self.is_guarded(Endpoint::v6(address, u16::from_be(port)));
+                return Target::Port {
+                    endpoint: Endpoint::v6(address, u16::from_be(port)),
+                    protocol: next,
+                    transport: place,
+                };
             }
             let Ok(header) = self.skb.load::<[u8; 4]>(place) else {
                 break;
@@ -213,7 +266,7 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
             let size = match next {
                 HOP_BY_HOP | DESTINATION_OPTIONS => (usize::from(header[1]) + 1) * 8,
                 // Where it goes in the end is in this header, as long as stations are left.
-                ROUTING if header[3] != 0 => return true,
+                ROUTING if header[3] != 0 => return Target::Unknown,
                 ROUTING => (usize::from(header[1]) + 1) * 8,
                 AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
                 FRAGMENT if u16::from_be_bytes([header[2], header[3]]) >> 3 == 0 => 8,
@@ -223,7 +276,17 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
             next = header[0];
             place += size;
         }
-        self.is_guarded_address(Endpoint::v6(address, 0))
+        Target::Host(Endpoint::v6(address, 0))
+    }
+
+    #[inline(always)]
+    fn is_dropped(&self, target: &Target) -> bool {
+        match *target {
+            Target::Unknown => true,
+            Target::Kernel => false,
+            Target::Host(endpoint) => self.is_guarded_address(endpoint),
+            Target::Port { endpoint, .. } => self.is_guarded(endpoint),
+        }
     }
 
     /// Whether the packet's sender has no way to an endpoint but Weir.
@@ -272,7 +335,7 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
 
 /// The offset in an IPv4 header's field, in units of eight bytes.
 #[inline(always)]
-fn fragment_offset(field: u16) -> u16 {
+pub(super) fn fragment_offset(field: u16) -> u16 {
     u16::from_be(field) & 0x1fff
 }
 

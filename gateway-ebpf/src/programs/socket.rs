@@ -2,7 +2,10 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::bpf_get_current_cgroup_id,
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        generated::bpf_get_current_cgroup_id,
+    },
     macros::{cgroup_sock, cgroup_sockopt},
     programs::{SockContext, SockoptContext},
 };
@@ -52,11 +55,12 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         destination: Endpoint::v4(0, 0),
         listener: NO_LISTENER,
-        pid: 0,
-        uid: 0,
-        comm: [0; 16],
+        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        uid: bpf_get_current_uid_gid() as u32,
+        comm: bpf_get_current_comm().unwrap_or_default(),
         on_host: u32::from(netns == HOST.load()),
         connected: 0,
+        netns,
     };
     // SAFETY: this hook's context is the socket.
     unsafe { maps::begin_socket(ctx.as_ptr(), record) };

@@ -7,7 +7,7 @@
 //! Loopback addresses that nobody configured count in the host's own namespace only; in another one
 //! they are that one's.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -18,6 +18,7 @@ use gateway_ebpf::{ANYWHERE, Address, Endpoint, MAX_ENDPOINTS, ON_HOST, PORT_WOR
 use nix::ifaddrs::getifaddrs;
 use nix::poll::PollTimeout;
 
+use super::generation::Generation;
 use super::netlink::{self, Netlink};
 use super::origin::endpoint;
 use super::worker::{Stop, Worker};
@@ -25,14 +26,47 @@ use super::{Error, programs};
 
 /// Which configured address another one means. Shared with those that look origins up.
 #[derive(Clone, Default)]
-pub(super) struct Aliases(Arc<RwLock<HashMap<SocketAddr, SocketAddr>>>);
+pub(super) struct Aliases(Arc<RwLock<Meanings>>);
+
+#[derive(Default)]
+struct Meanings {
+    /// Of this host's addresses.
+    local: HashMap<SocketAddr, SocketAddr>,
+    /// Of endpoints that agents tried, and that aren't configured.
+    learned: HashMap<SocketAddr, SocketAddr>,
+}
 
 impl Aliases {
-    /// The configured address that is meant by one that was dialled; itself, if it is none of this
-    /// host's.
+    /// The configured address that is meant by one that was dialled; itself, if it is neither one of
+    /// this host's nor learned.
     pub(super) fn resolve(&self, dialled: SocketAddr) -> SocketAddr {
-        let aliases = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        aliases.get(&dialled).copied().unwrap_or(dialled)
+        let meanings = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let meant = meanings.local.get(&dialled);
+        let meant = meant.or_else(|| meanings.learned.get(&dialled));
+        meant.copied().unwrap_or(dialled)
+    }
+
+    /// Says what is meant by an endpoint that isn't configured.
+    pub(super) fn learn(&self, endpoint: SocketAddr, meant: SocketAddr) {
+        let mut meanings = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        meanings.learned.insert(endpoint, meant);
+    }
+
+    /// Forgets what was learned of all other endpoints.
+    pub(super) fn keep_learned(&self, endpoints: &HashSet<SocketAddr>) {
+        let mut meanings = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        meanings
+            .learned
+            .retain(|endpoint, _| endpoints.contains(endpoint));
+    }
+
+    fn set_local(&self, local: HashMap<SocketAddr, SocketAddr>, configured: &[SocketAddr]) {
+        let mut meanings = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        meanings.local = local;
+        // These mean themselves now.
+        configured.iter().for_each(|endpoint| {
+            meanings.learned.remove(endpoint);
+        });
     }
 }
 
@@ -44,11 +78,16 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     /// Takes the maps over, and begins to follow this host's addresses.
-    pub(super) fn new(loaded: &mut programs::Loaded, aliases: Aliases) -> Result<Self, Error> {
+    pub(super) fn new(
+        loaded: &mut programs::Loaded,
+        generation: Generation,
+        aliases: Aliases,
+    ) -> Result<Self, Error> {
         let table = Table {
             endpoints: loaded.map("ENDPOINTS")?.try_into()?,
             addresses: loaded.map("ADDRESSES")?.try_into()?,
             ports: loaded.map("LOCAL_PORTS")?.try_into()?,
+            generation,
             aliases,
             configured: None,
         };
@@ -99,6 +138,7 @@ struct Table {
     endpoints: maps::HashMap<MapData, Endpoint, u8>,
     addresses: maps::HashMap<MapData, Address, u8>,
     ports: maps::Array<MapData, u64>,
+    generation: Generation,
     aliases: Aliases,
     /// `None` until the daemon has said; until then what an earlier one said stays.
     configured: Option<Vec<SocketAddr>>,
@@ -112,12 +152,15 @@ impl Table {
         if plan.endpoints.len() > MAX_ENDPOINTS {
             return Err(Error::TooManyEndpoints);
         }
+        let written = self.write(plan, configured);
+        // What is there now counts, even if that is a part.
+        self.generation.advance()?;
+        written
+    }
+
+    fn write(&mut self, plan: Plan, configured: &[SocketAddr]) -> Result<(), Error> {
         // What is new first, what is meant by it before that; what is over last.
-        *self
-            .aliases
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = plan.aliases;
+        self.aliases.set_local(plan.aliases, configured);
         let mut words = vec![0_u64; PORT_WORDS];
         for port in plan.local_ports {
             words[usize::from(port / 64)] |= 1 << (port % 64);

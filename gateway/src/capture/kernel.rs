@@ -27,6 +27,7 @@ enum Command {
 /// Where on a cgroup a program goes: `enum bpf_attach_type` of `linux/bpf.h`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AttachType {
+    Ingress = 0,
     Egress = 1,
     SockCreate = 2,
     SockOps = 3,
@@ -298,6 +299,15 @@ pub(super) fn take_element<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The value at the start of these bytes, which are a map's; `None` if they are too few.
+pub(super) fn value<T: Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: there are as many bytes as a `T` has, and any bit pattern is one (Pod).
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// The cookie of the network namespace that a socket is in: unique until the next boot.

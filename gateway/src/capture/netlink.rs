@@ -1,5 +1,5 @@
-//! What the daemon asks of rtnetlink: which device leads to which namespace, to have a classifier put
-//! on one, and to be told when devices or addresses change.
+//! Netlink, and what the daemon asks of rtnetlink: which device leads to which namespace, to have a
+//! classifier put on one, and to be told when devices or addresses change.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,8 +24,8 @@ const RTM_NEWTFILTER: u16 = 44;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
 
-const REQUEST: u16 = 0x1;
-const ACKNOWLEDGE: u16 = 0x4;
+pub(super) const REQUEST: u16 = 0x1;
+pub(super) const ACKNOWLEDGE: u16 = 0x4;
 const REPLACE: u16 = 0x100;
 const EXCLUSIVE: u16 = 0x200;
 const DUMP: u16 = 0x300;
@@ -68,26 +68,28 @@ pub(super) struct Device {
     pub(super) peer: Option<u32>,
 }
 
-/// A socket to rtnetlink in the namespace of the thread that opens it.
+/// A socket to rtnetlink, or to another part of the kernel, in the namespace of the thread that opens
+/// it.
 pub(super) struct Netlink(OwnedFd);
 
 impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
-        Self::with_groups(0, SockFlag::SOCK_CLOEXEC)
+        Self::of(SockProtocol::NetlinkRoute)
+    }
+
+    /// A socket to a part of the kernel.
+    pub(super) fn of(part: SockProtocol) -> io::Result<Self> {
+        Self::with_groups(part, 0, SockFlag::SOCK_CLOEXEC)
     }
 
     /// A socket that only tells that something of `groups` has happened. It doesn't block.
     pub(super) fn listen(groups: u32) -> io::Result<Self> {
-        Self::with_groups(groups, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        Self::with_groups(SockProtocol::NetlinkRoute, groups, flags)
     }
 
-    fn with_groups(groups: u32, flags: SockFlag) -> io::Result<Self> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            flags,
-            SockProtocol::NetlinkRoute,
-        )?;
+    fn with_groups(part: SockProtocol, groups: u32, flags: SockFlag) -> io::Result<Self> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, part)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(Self(fd))
     }
@@ -169,7 +171,11 @@ impl Netlink {
     }
 
     /// Sends a request, and hands each answer's type and body to `answer`.
-    fn ask(&self, request: &Message, mut answer: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    pub(super) fn ask(
+        &self,
+        request: &Message,
+        mut answer: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
         send(self.0.as_raw_fd(), &request.0, MsgFlags::empty())?;
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -194,10 +200,10 @@ impl AsFd for Netlink {
 }
 
 /// A request, with its length up to date.
-struct Message(Vec<u8>);
+pub(super) struct Message(Vec<u8>);
 
 impl Message {
-    fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
+    pub(super) fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());

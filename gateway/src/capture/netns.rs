@@ -8,12 +8,13 @@ use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::thread;
 
+use gateway_ebpf::Detection;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::kernel;
 use super::netlink::{Device, Netlink};
+use super::{kernel, sock_diag};
 
 /// Connections that wait for `accept`; the namespace's `somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -42,6 +43,11 @@ pub(super) fn open(namespace: &File) -> io::Result<Opened> {
 /// The devices of a namespace.
 pub(super) fn devices(namespace: &File) -> io::Result<Vec<Device>> {
     within(namespace, || Netlink::open()?.devices())
+}
+
+/// Ends a connection in a namespace.
+pub(super) fn end_connection(namespace: &File, socket: &Detection) -> io::Result<()> {
+    within(namespace, || sock_diag::destroy(socket))
 }
 
 /// Calls a function on a thread that is in a namespace.

@@ -116,21 +116,24 @@ impl Origins {
         };
         let found = kernel::take_element::<_, Socket>(self.shared.map.fd().as_fd(), &key);
         let socket = found.map_err(Miss::Lookup)?.ok_or(Miss::Unknown(peer))?;
-        let cgroup_path =
-            self.shared
-                .cgroup_path(socket.cgroup)
-                .map_err(|source| Miss::Cgroup {
-                    id: socket.cgroup,
-                    source,
-                })?;
+        let cgroup = CgroupId(socket.cgroup);
+        let cgroup_path = self.cgroup_path(cgroup).map_err(|source| Miss::Cgroup {
+            id: socket.cgroup,
+            source,
+        })?;
         Ok(Origin {
             dst: OriginalDst(self.shared.aliases.resolve(address(&socket.destination))),
-            cgroup: CgroupId(socket.cgroup),
+            cgroup,
             cgroup_path,
             pid: socket.pid,
             uid: socket.uid,
             comm: name(&socket.comm),
         })
+    }
+
+    /// The path of a cgroup below the slice, relative to the mount.
+    pub(super) fn cgroup_path(&self, cgroup: CgroupId) -> io::Result<String> {
+        self.shared.cgroup_path(cgroup.0)
     }
 }
 
@@ -152,7 +155,7 @@ fn relative(path: &Path, root: &Path) -> Option<String> {
 }
 
 /// A thread's name up to its terminating zero.
-fn name(comm: &[u8; 16]) -> String {
+pub(super) fn name(comm: &[u8; 16]) -> String {
     let end = comm
         .iter()
         .position(|&byte| byte == 0)
@@ -175,7 +178,7 @@ pub(super) fn endpoint(address: &SocketAddr) -> Endpoint {
 }
 
 /// An address from a map.
-fn address(endpoint: &Endpoint) -> SocketAddr {
+pub(super) fn address(endpoint: &Endpoint) -> SocketAddr {
     // The programs only write 16 bits.
     let port = endpoint.port as u16;
     let octets = endpoint.address.map(u32::to_ne_bytes);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Address, Endpoint, LAYOUT, OriginKey, Socket};
+use gateway_ebpf::{Address, Endpoint, Flow, LAYOUT, OriginKey, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
@@ -30,11 +30,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
 
 /// The programs on the slice, in the order in which they are attached: what redirects comes last,
 /// when all that it relies on is there.
-const PROGRAMS: [(&str, AttachType); 12] = [
+const PROGRAMS: [(&str, AttachType); 13] = [
     ("sock_create", AttachType::SockCreate),
     ("setsockopt", AttachType::SetSockOpt),
     ("post_bind4", AttachType::PostBind4),
     ("post_bind6", AttachType::PostBind6),
+    ("ingress", AttachType::Ingress),
     ("egress", AttachType::Egress),
     ("sendmsg4", AttachType::SendMsg4),
     ("sendmsg6", AttachType::SendMsg6),
@@ -49,13 +50,15 @@ const PROGRAMS: [(&str, AttachType); 12] = [
 const EXEC: &str = "sched_process_exec";
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 6] = [
+const PINNED_MAPS: [(&str, usize, usize); 8] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
     ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
     ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
     ("LISTENERS", size_of::<u64>(), size_of::<u32>()),
     ("SOCKETS", size_of::<i32>(), size_of::<Socket>()),
     ("ORIGINS", size_of::<OriginKey>(), size_of::<Socket>()),
+    ("FLOWS", size_of::<i32>(), size_of::<Flow>()),
+    ("GENERATION", size_of::<u32>(), size_of::<u32>()),
 ];
 
 /// Programs that are loaded, and may be attached.

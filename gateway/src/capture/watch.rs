@@ -19,6 +19,7 @@ use nix::poll::PollTimeout;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::fd_store::{self, Inherited};
+use super::namespaces::Namespaces;
 use super::netlink::{self, Netlink};
 use super::netns::Opened;
 use super::perimeter::{Around, Perimeter};
@@ -123,7 +124,7 @@ pub(super) fn start(
     slice: &Slice,
     (events, listeners): (RingBuf<MapData>, maps::HashMap<MapData, u64, u32>),
     (perimeter, strict): (Option<Perimeter>, bool),
-    coverages: &Coverages,
+    (coverages, namespaces): (&Coverages, &Namespaces),
     (inherited, pins): (Inherited, Pins),
 ) -> Result<(Watcher, Worker), Error> {
     let failed = || Error::io("the thread that watches namespaces can't be started");
@@ -137,6 +138,7 @@ pub(super) fn start(
         restored: Instant::now(),
         strict,
         coverages: coverages.clone(),
+        namespaces: namespaces.clone(),
         sender,
         known: HashMap::new(),
         failed: HashSet::new(),
@@ -159,6 +161,7 @@ struct Watch {
     /// Whether a namespace with a way past the perimeter has no listener.
     strict: bool,
     coverages: Coverages,
+    namespaces: Namespaces,
     sender: UnboundedSender<NamespaceEvent>,
     /// By inode, which stays the namespace's as long as the listeners hold it.
     known: HashMap<u64, Known>,
@@ -170,7 +173,7 @@ struct Watch {
 
 struct Known {
     id: NetnsId,
-    namespace: File,
+    namespace: Arc<File>,
     idle: u32,
     around: Around,
     /// When its devices were looked at; `None` if that is to be done.
@@ -266,6 +269,7 @@ impl Watch {
         {
             self.remove(id);
             fd_store::forget(id.0, port);
+            self.namespaces.remove(id.0);
             self.coverages.set(id, None);
             // A closed channel ends the loop.
             let _ = self.sender.send(NamespaceEvent::Down { id });
@@ -338,10 +342,11 @@ impl Watch {
     /// Makes a namespace known, with its listeners.
     fn take_up(&mut self, namespace: File, opened: Opened) -> io::Result<Opened> {
         let inode = namespace.metadata()?.ino();
+        let namespace = Arc::new(namespace);
         let id = NetnsId(opened.cookie);
         let known = Known {
             id,
-            namespace,
+            namespace: Arc::clone(&namespace),
             idle: 0,
             around: Around::default(),
             looked: None,
@@ -349,8 +354,10 @@ impl Watch {
             served: self.is_served(&opened),
         };
         self.known.insert(inode, known);
+        self.namespaces.insert(id.0, namespace);
         if let Err(error) = self.admit(id) {
             self.known.remove(&inode);
+            self.namespaces.remove(id.0);
             return Err(error);
         }
         Ok(opened)
@@ -407,7 +414,7 @@ impl Watch {
         };
         let host = self.host;
         let own = self.known.values_mut().filter(|known| known.id != host);
-        let namespaces = own.map(|known| (&known.namespace, &mut known.around));
+        let namespaces = own.map(|known| (&*known.namespace, &mut known.around));
         if let Err(error) = perimeter.cover(namespaces) {
             tracing::error!(%error, "the perimeter can't be put around agents' network namespaces");
         }

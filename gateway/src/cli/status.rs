@@ -85,6 +85,9 @@ fn show(status: &Status, coloured: bool, out: &mut impl Write) -> io::Result<()>
         )?;
         problem_line(&gap.consequence, coloured, out)?;
     }
+    if status.bypass_attempts > 0 {
+        writeln!(out, "bypasses     {} attempted", status.bypass_attempts)?;
+    }
     writeln!(out, "sessions     {} open", status.open_sessions)?;
     let (allowed, denied) = (status.statements_allowed, status.statements_denied);
     writeln!(out, "statements   {allowed} allowed, {denied} denied")
@@ -165,6 +168,7 @@ mod tests {
                 consequence: "a way is open".into(),
                 ..GapStatus::default()
             }],
+            bypass_attempts: 3,
             open_sessions: 4,
             statements_allowed: 5,
             statements_denied: 6,
@@ -184,6 +188,7 @@ namespaces   1, 2 listeners
              ! mac0\\x1b of namespace 1 leads out past the perimeter
 gap          lsm: it isn't on
              ! a way is open
+bypasses     3 attempted
 sessions     4 open
 statements   5 allowed, 6 denied
 "

@@ -79,6 +79,7 @@ pub(super) struct Datastore {
     pub(super) databases: Spanned<Vec<Text>>,
     pub(super) login: Login,
     pub(super) client_tls: Option<Text>,
+    pub(super) on_detect: Option<Text>,
     pub(super) connect_timeout: Option<Text>,
 }
 

@@ -83,6 +83,14 @@ impl Datastores {
         self.endpoints.borrow().keys().copied().collect()
     }
 
+    /// Where the connections go that agents have tried to make elsewhere: to an address of the datastore
+    /// that governs such, if one does.
+    pub(super) fn governing(&self, config: &Config) -> Option<SocketAddr> {
+        let mut all = config.datastores.iter();
+        let governing = all.find(|d| d.on_detect == config::OnDetect::Govern)?;
+        self.by_name().remove(&governing.name)?.pop_first()
+    }
+
     /// Why a datastore's names could not be resolved again, if so.
     pub(super) fn problem(&self, datastore: &str) -> Option<String> {
         self.problems

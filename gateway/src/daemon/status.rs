@@ -51,6 +51,7 @@ impl Running {
                 .collect(),
             namespaces: self.namespace_status(),
             gaps: self.gaps.iter().map(gap).collect(),
+            bypass_attempts: self.bypasses.count(),
             open_sessions: counts.open,
             statements_allowed: counts.allowed,
             statements_denied: counts.denied,

@@ -145,6 +145,8 @@ pub enum CloseReason {
     UpstreamLost,
     /// The session was not allowed, or could not be set up.
     Refused(String),
+    /// There was no session: the agent spoke to a database past Weir, and was stopped.
+    Bypass(String),
     /// One side broke the protocol.
     ProtocolError(String),
     /// A time limit passed.
@@ -163,6 +165,7 @@ impl CloseReason {
             CloseReason::ClientLost => "client lost",
             CloseReason::UpstreamLost => "upstream lost",
             CloseReason::Refused(_) => "refused",
+            CloseReason::Bypass(_) => "bypass attempt",
             CloseReason::ProtocolError(_) => "protocol error",
             CloseReason::TimedOut(_) => "timed out",
             CloseReason::Drained => "drained",
@@ -174,6 +177,7 @@ impl CloseReason {
     pub fn detail(&self) -> Option<&str> {
         match self {
             CloseReason::Refused(d)
+            | CloseReason::Bypass(d)
             | CloseReason::ProtocolError(d)
             | CloseReason::TimedOut(d)
             | CloseReason::Internal(d) => Some(d),
@@ -214,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_close_reason_survives_json() {
-        for reason in [CloseReason::Drained, CloseReason::Refused("no rule".into())] {
+        for reason in [CloseReason::Drained, CloseReason::Bypass("at x".into())] {
             let close = Close {
                 at: 5,
                 reason,

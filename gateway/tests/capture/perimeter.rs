@@ -7,23 +7,23 @@ use weir::capture::{Coverage, Hook, Settings};
 use crate::stage::{self, Daemon, Stage, host_ip};
 use crate::{SERVER, TRY, wait_until};
 
-/// A stage whose namespace has a veth, with 10.78.<number>.1 on the host and .2 inside.
-struct Bridged {
-    stage: Stage,
+/// A stage whose namespace has a veth, with 10.<net>.<number>.1 on the host and .2 inside.
+pub(crate) struct Bridged {
+    pub(crate) stage: Stage,
     device: String,
-    host: String,
+    pub(crate) host: String,
     inside: String,
 }
 
 impl Bridged {
-    fn new() -> Self {
+    pub(crate) fn new(net: u8) -> Self {
         let stage = Stage::new();
         let number = stage::number();
-        let device = format!("wkv{}", std::process::id());
+        let device = format!("wkv{net}x{}", std::process::id());
         let bridged = Self {
             device,
-            host: format!("10.78.{number}.1"),
-            inside: format!("10.78.{number}.2"),
+            host: format!("10.{net}.{number}.1"),
+            inside: format!("10.{net}.{number}.2"),
             stage,
         };
         let Self { device, host, .. } = &bridged;
@@ -107,7 +107,7 @@ send(0x0800, packet(open_, b'end'))
 
 #[test]
 fn nothing_crosses_the_veth_to_a_protected_endpoint() {
-    let bridged = Bridged::new();
+    let bridged = Bridged::new(78);
     let stage = &bridged.stage;
     let (host, inside) = (&*bridged.host, &*bridged.inside);
     let _server = stage.server_on_host(SERVER, host, "5432");

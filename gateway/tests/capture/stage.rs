@@ -21,8 +21,8 @@ use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use weir::capture::{
-    Capture, Coverage, Hook, Inherited, Miss, NamespaceEvent, NetnsId, Origin, Origins, Settings,
-    Watcher,
+    Capture, Coverage, Detection, Hook, Inherited, Miss, NamespaceEvent, NetnsId, Origin, Origins,
+    Settings, Watcher,
 };
 
 /// Protected addresses that exist nowhere.
@@ -108,7 +108,14 @@ impl Stage {
 
     /// An agent in the namespace of the daemon.
     pub(crate) fn agent_on_host(&self, script: &str, arguments: &[&str]) -> Agent {
-        Agent::spawn(Some(&self.slice_path()), None, script, arguments)
+        self.agent_on_host_in("", script, arguments)
+    }
+
+    /// The same in a cgroup below the slice.
+    pub(crate) fn agent_on_host_in(&self, child: &str, script: &str, arguments: &[&str]) -> Agent {
+        let cgroup = self.slice_path().join(child);
+        fs::create_dir_all(&cgroup).unwrap();
+        Agent::spawn(Some(&cgroup), None, script, arguments)
     }
 
     /// A process in the stage's namespace that isn't an agent.
@@ -240,17 +247,22 @@ fn run(command: &mut Command) {
 
 pub(crate) struct Server {
     pub(crate) port: String,
-    _agent: Agent,
+    agent: Agent,
 }
 
 impl Server {
-    fn of(mut agent: Agent) -> Self {
+    pub(crate) fn of(mut agent: Agent) -> Self {
         let line = agent.line();
         let port = line.strip_prefix("ready ").expect("the server starts");
         Self {
             port: port.to_owned(),
-            _agent: agent,
+            agent,
         }
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
+        self.agent.line()
     }
 }
 
@@ -356,6 +368,7 @@ pub(crate) struct Daemon {
     capture: Capture,
     accepted: mpsc::Receiver<Accepted>,
     downs: mpsc::Receiver<NetnsId>,
+    detected: mpsc::Receiver<Detection>,
     serving: JoinHandle<()>,
 }
 
@@ -380,16 +393,44 @@ impl Daemon {
     fn begin(settings: &Settings) -> Self {
         let mut capture = Capture::start(settings).unwrap();
         let watcher = capture.watch(Inherited::default()).unwrap();
+        let mut detections = capture.detect().unwrap();
         let origins = capture.origins();
         let (connections, accepted) = mpsc::channel();
         let (down, downs) = mpsc::channel();
+        let (detection, detected) = mpsc::channel();
         let serving = std::thread::spawn(move || serve(watcher, &origins, &connections, &down));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
+            while let Some(next) = runtime.block_on(detections.next()) {
+                let _ = detection.send(next);
+            }
+        });
         Self {
             capture,
             accepted,
             downs,
+            detected,
             serving,
         }
+    }
+
+    /// Has endpoints be learned, and mean this one.
+    pub(crate) fn govern(&self, meant: &str) {
+        self.capture.govern(Some(meant.parse().unwrap()));
+    }
+
+    /// The next connection that was ended for what it said.
+    pub(crate) fn detected(&self) -> Detection {
+        self.detected
+            .recv_timeout(PATIENCE)
+            .expect("a connection is ended")
+    }
+
+    /// What else was ended by now.
+    pub(crate) fn other_detections(&self) -> Vec<Detection> {
+        self.detected.try_iter().collect()
     }
 
     pub(crate) fn lacks(&self, hook: Hook) -> bool {

@@ -4,6 +4,7 @@
 //! Each test has a world of its own (`xtask::world`), so they run side by side.
 
 mod agents;
+mod bypass;
 mod drivers;
 mod encryption;
 mod failing;

@@ -42,6 +42,11 @@ pub(crate) enum Role {
         listen: SocketAddr,
         database: PathBuf,
     },
+    /// The same, but for each connection's first byte
+    Unwrap {
+        listen: SocketAddr,
+        database: PathBuf,
+    },
     /// Answers each datagram with what the database says to it
     Datagram {
         protocol: i32,
@@ -70,7 +75,7 @@ pub(crate) fn stay(stage: &Stage, args: &[&str]) -> Result<Process> {
     command.arg("accomplice").args(args);
     if matches!(
         args.first(),
-        Some(&"stream" | &"datagram" | &"vsock" | &"dial-in")
+        Some(&"stream" | &"unwrap" | &"datagram" | &"vsock" | &"dial-in")
     ) {
         command.arg(database(stage));
     }
@@ -146,16 +151,14 @@ pub(crate) fn main(role: &Role) -> Result<()> {
             protocol,
             listen,
             database,
-        } => {
-            let socket = dial::socket(*listen, *protocol)?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&SockAddr::from(*listen))?;
-            serve(&socket, database)
+        } => serve(&bound(*listen, *protocol)?, database, 0),
+        Role::Unwrap { listen, database } => {
+            serve(&bound(*listen, libc::IPPROTO_TCP)?, database, 1)
         }
         Role::Vsock { port, database } => {
             let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
             socket.bind(&SockAddr::vsock(libc::VMADDR_CID_ANY, *port))?;
-            serve(&socket, database)
+            serve(&socket, database, 0)
         }
         Role::Datagram {
             protocol,
@@ -167,21 +170,30 @@ pub(crate) fn main(role: &Role) -> Result<()> {
     }
 }
 
-fn serve(socket: &Socket, database: &Path) -> Result<()> {
+fn bound(listen: SocketAddr, protocol: i32) -> Result<Socket> {
+    let socket = dial::socket(listen, protocol)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(listen))?;
+    Ok(socket)
+}
+
+/// Leads each connection to the database, without its first bytes.
+fn serve(socket: &Socket, database: &Path, skipped: usize) -> Result<()> {
     socket.listen(16)?;
     println!("ready");
     loop {
         let (client, _) = socket.accept()?;
         let database = database.to_owned();
-        thread::spawn(move || lead(&client, &database));
+        thread::spawn(move || lead(&client, &database, skipped));
     }
 }
 
-/// Takes a question to the database, and its answer back. Only then does the database see anybody.
-fn lead(mut client: &Socket, database: &Path) -> io::Result<()> {
+/// Takes a question to the database, without its first bytes, and its answer back. Only then does the
+/// database see anybody.
+fn lead(mut client: &Socket, database: &Path, skipped: usize) -> io::Result<()> {
     let mut question = vec![0; 4096];
     let count = client.read(&mut question)?;
-    let first = question.get(..count).unwrap_or_default();
+    let first = question.get(skipped..count).unwrap_or_default();
     if first.is_empty() {
         return Ok(());
     }
@@ -229,7 +241,7 @@ fn dial_again(from: SocketAddr, to: SocketAddr, database: &Path) -> Result<()> {
             .is_ok()
         {
             // It hangs up when it is done, and is dialled again until this is ended.
-            let _ = lead(&socket, database);
+            let _ = lead(&socket, database, 0);
         }
         thread::yield_now();
     }

@@ -34,6 +34,8 @@ pub struct Setup {
     pub durability: &'static str,
     /// Whether clients must use TLS: optional or require.
     pub client_tls: &'static str,
+    /// What becomes of its protocol elsewhere: deny or govern. `None` leaves it at the default.
+    pub on_detect: Option<&'static str>,
     /// The `tls` table of the datastore, towards the upstream.
     pub upstream_tls: String,
     /// Addresses of the datastore.
@@ -61,6 +63,7 @@ impl Setup {
             results: "full",
             durability: "os",
             client_tls: "optional",
+            on_detect: None,
             upstream_tls: r#"{ mode = "disable" }"#.to_owned(),
             hosts: vec![format!("{ADDRESS}:{PORT}"), format!("[{ADDRESS6}]:{PORT}")],
             password: "upstream-secret".to_owned(),
@@ -271,7 +274,7 @@ tls = {tls}
 databases = ["app"]
 login = {{ user = "weir_agents", password = {{ file = {password} }} }}
 client_tls = "{client_tls}"
-"#,
+{on_detect}"#,
         pins = quoted(pins),
         state = quoted(&state(site, setup)),
         run = quoted(&dir.join("run")),
@@ -282,6 +285,10 @@ client_tls = "{client_tls}"
         tls = setup.upstream_tls,
         password = quoted(&dir.join("upstream-password")),
         client_tls = setup.client_tls,
+        on_detect = setup
+            .on_detect
+            .map(|word| format!("on_detect = {word:?}\n"))
+            .unwrap_or_default(),
     );
     let preflight = setup
         .preflight

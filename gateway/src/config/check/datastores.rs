@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{Check, Text};
 use crate::config::host::Refused;
-use crate::config::{ClientTls, Datastore, Host, TlsMode, raw};
+use crate::config::{ClientTls, Datastore, Host, OnDetect, TlsMode, raw};
 use crate::credential::Source;
 use crate::upstream::{AuthPolicy, Login};
 
@@ -25,12 +25,24 @@ impl Check<'_> {
             self.error_at(0..0, "there is no datastore")
                 .help::<()>(help);
         }
-        let mut datastores = Vec::new();
+        let mut datastores: Vec<Arc<Datastore>> = Vec::new();
         let mut endpoints = HashMap::new();
         for (name, raw) in raw {
             self.name(name);
             let hosts = self.hosts(name.get_ref(), &raw.hosts, &mut endpoints);
             if let Some(datastore) = self.datastore(name, raw, hosts) {
+                let govern = |d: &Datastore| d.on_detect == OnDetect::Govern;
+                let other = datastores.iter().find(|other| govern(other));
+                if let (true, Some(other)) = (govern(&datastore), other) {
+                    let message = format!(
+                        "datastore {:?} governs what is detected already",
+                        other.name
+                    );
+                    let help =
+                        "which of two is meant by an endpoint that isn't listed, nobody can tell";
+                    let at = raw.on_detect.as_ref().unwrap_or(name);
+                    self.error(at, message).help::<()>(help);
+                }
                 datastores.push(Arc::new(datastore));
             }
         }
@@ -54,6 +66,10 @@ impl Check<'_> {
                 ("require", ClientTls::Require),
             ],
         );
+        let on_detect = self.choice(
+            raw.on_detect.as_ref(),
+            &[("deny", OnDetect::Deny), ("govern", OnDetect::Govern)],
+        );
         let connect_timeout = match &raw.connect_timeout {
             None => Some(DEFAULT_CONNECT_TIMEOUT),
             Some(text) => self.duration(text),
@@ -67,6 +83,7 @@ impl Check<'_> {
             databases: databases?,
             login: login?,
             client_tls: client_tls?,
+            on_detect: on_detect?,
             connect_timeout: connect_timeout?,
         })
     }

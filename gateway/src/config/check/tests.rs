@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{ClientTls, Error, Host, TlsMode};
+use crate::config::{ClientTls, Error, Host, OnDetect, TlsMode};
 use crate::credential::Source;
 use crate::upstream::AuthPolicy;
 
@@ -514,4 +514,28 @@ proptest! {
 fn a_required_hook_has_to_be_one() {
     let text = format!("{GOOD}[capture]\nrequire = [\"lsm\", \"conect-unix\"]");
     refused(parse(&text), "13:19", "did you mean \"connect-unix\"?");
+}
+
+#[test]
+fn one_datastore_may_govern_what_is_detected() {
+    let login = "login     =";
+    let set = |value: &str| with(login, &format!("on_detect = {value}\n{login}"));
+    let of = |config: Config| config.datastores[0].on_detect;
+    assert_eq!(of(parse(GOOD).unwrap()), OnDetect::Deny);
+    assert_eq!(of(set("\"deny\"").unwrap()), OnDetect::Deny);
+    assert_eq!(of(set("\"govern\"").unwrap()), OnDetect::Govern);
+    refused(set("\"allow\""), "7:13", "one of deny, govern");
+
+    let (first, agents) = GOOD.split_once("[agent").unwrap();
+    let second = first.replace("appdb]", "other]");
+    let second = second.replace("5432", "6432").replace("5433", "6433");
+    let both = |value: &str| {
+        let set = |text: &str, value: &str| {
+            text.replace(login, &format!("on_detect = \"{value}\"\n{login}"))
+        };
+        let (first, second) = (set(first, "govern"), set(&second, value));
+        parse(&format!("{first}{second}[agent{agents}"))
+    };
+    assert_eq!(both("deny").unwrap().datastores.len(), 2);
+    refused(both("govern"), "16:13", "datastore \"appdb\" governs");
 }

@@ -4,10 +4,10 @@ use anyhow::Result;
 
 use crate::{
     attack::{Outcome, Target, dial},
-    scenario::{Case, Scenario},
+    scenario::{Case, Scenario, blocked},
     scenarios::{
         split_startup::ask_in_pieces,
-        unlisted_port::{PORT, gap, published},
+        unlisted_port::{PORT, published},
     },
 };
 
@@ -15,7 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
     "split-unlisted",
     "sends its start-up packet byte by byte to a port that isn't listed",
     attack,
-    &[Case::bridge(gap)],
+    &[Case::bridge(blocked), Case::host(blocked)],
 )
 .with(published);
 

@@ -1,14 +1,13 @@
 //! The database at a port that no datastore lists: another proxy of it, or a port that was published
-//! by mistake. Until connections are known by their first bytes, only egress rules help.
+//! by mistake. The connection is known by its first bytes, and ended.
 
 use anyhow::Result;
 use xtask::world::ADDRESS;
 
 use crate::{
     attack::{Outcome, Target, dial},
-    kernel::Kernel,
     props,
-    scenario::{Case, Expect, Scenario},
+    scenario::{Case, Scenario, blocked},
     stage::{Prop, Stage},
 };
 
@@ -18,13 +17,9 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
     "unlisted-port",
     "dials the database at a port that isn't listed",
     attack,
-    &[Case::bridge(gap), Case::host(gap)],
+    &[Case::bridge(blocked), Case::host(blocked)],
 )
 .with(published);
-
-pub(super) fn gap(_: &Kernel) -> Expect {
-    Expect::Gap("an endpoint that isn't listed")
-}
 
 /// The database, led to by somebody at another port.
 pub(super) fn published(stage: &Stage) -> Result<Prop> {
