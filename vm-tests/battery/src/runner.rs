@@ -1,10 +1,6 @@
 //! Runs the scenarios one after the other, each state of each with its control.
 
-use std::{
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Instant};
 
 use anyhow::{Result, ensure};
 
@@ -18,12 +14,6 @@ use crate::{
     scenarios,
     stage::{Prop, Stage},
 };
-
-/// How long Weir may take to log in.
-const LOGIN_SETTLES: Duration = Duration::from_secs(2);
-
-/// How long the database may take to write its log.
-const LOG_SETTLES: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
     let chosen: Vec<_> = scenarios::ALL
@@ -140,16 +130,7 @@ fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> R
         // Nobody asks whether this one got a connection: it has to have the word.
         return Ok(Seen::of(&outcome, ""));
     }
-    thread::sleep(LOG_SETTLES);
-    let log = || {
-        let log = stage.world.postgres().log();
-        log.get(before..).unwrap_or_default().to_owned()
-    };
-    let start = Instant::now();
-    while judge::is_unsettled(&log()) && start.elapsed() < LOGIN_SETTLES {
-        thread::sleep(LOG_SETTLES);
-    }
-    let judged = Seen::of(&outcome, &log());
+    let judged = Seen::of(&outcome, &judge::settled(stage.world.postgres(), before));
     drop((agent, prop));
     Ok(judged)
 }

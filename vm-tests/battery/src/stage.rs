@@ -45,19 +45,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(weir: &Path, kernel: &Kernel) -> Result<Self> {
-        let settings = Settings {
-            extra: "log_connections = on\nlog_line_prefix = '%p '".to_owned(),
-            hba: format!("local all {INTRUDER} trust\nhost all {INTRUDER} all trust"),
-            sockets: vec![format!("@{}", abstract_name())],
-            ..Settings::default()
-        };
-        let world = World::with(&settings)?;
-        world.postgres().sql(&format!(
-            "CREATE ROLE {INTRUDER} LOGIN; \
-             CREATE TABLE canary (id integer, word text); \
-             INSERT INTO canary VALUES (1, '{CANARY}'); \
-             GRANT SELECT ON canary TO {INTRUDER}, {WEIR};"
-        ))?;
+        let world = database()?;
         fit_out(&world)?;
         let mut setup = Setup::new(weir, POLICY);
         setup.hosts.push(format!("{ADDRESS}:{SECOND_PORT}"));
@@ -99,6 +87,24 @@ impl Stage {
             self.world.stranger("stranger", network)
         }
     }
+}
+
+/// A world whose database has a canary, and a log of who came.
+pub(crate) fn database() -> Result<World> {
+    let settings = Settings {
+        extra: "log_connections = on\nlog_line_prefix = '%p '".to_owned(),
+        hba: format!("local all {INTRUDER} trust\nhost all {INTRUDER} all trust"),
+        sockets: vec![format!("@{}", abstract_name())],
+        ..Settings::default()
+    };
+    let world = World::with(&settings)?;
+    world.postgres().sql(&format!(
+        "CREATE ROLE {INTRUDER} LOGIN; \
+         CREATE TABLE canary (id integer, word text); \
+         INSERT INTO canary VALUES (1, '{CANARY}'); \
+         GRANT SELECT ON canary TO {INTRUDER}, {WEIR};"
+    ))?;
+    Ok(world)
 }
 
 /// The abstract unix socket that the database listens on, unique to this run.

@@ -1,0 +1,181 @@
+//! What agents in containers may do, and what holds while Weir and they come and go.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use xtask::world::World;
+
+use super::{
+    container::{Container, Network, Parent},
+    host::{AGENTS, Host, OUTSIDE, run},
+};
+use crate::{
+    attack::hammer::Tally,
+    judge::{self, Seen},
+    scenario::Expect,
+};
+
+/// One thing that must hold.
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) expect: Expect,
+    pub(super) run: fn(&Host) -> Result<Seen>,
+}
+
+const BRIDGE: Network = Network::Bridge(AGENTS);
+
+pub(super) const ALL: &[Check] = &[
+    governed("psql none", |host| psql(host, Parent::Coder, Network::None, &[])),
+    governed("psql bridge", |host| psql(host, Parent::Coder, BRIDGE, &[])),
+    governed("psql host-net_raw", |host| {
+        psql(host, Parent::Coder, Network::Host, &["--cap-drop=NET_RAW"])
+    }),
+    governed("psql by label", |host| psql(host, Parent::Labelled, BRIDGE, &[])),
+    blocked("preflight host", host_with_raw),
+    governed("first connect", first_connect),
+    governed("container made again", made_again),
+    blocked("slice stopped", slice_stopped),
+    governed("systemctl restart", |host| {
+        dialling_through(host, |host| {
+            let daemon = host.daemon()?;
+            host.systemctl(&["restart", "weir.service"])?;
+            host.until_served_anew(daemon)
+        })
+    }),
+    governed("kill -9", |host| {
+        dialling_through(host, |host| {
+            let daemon = host.daemon()?;
+            host.systemctl(&["kill", "--signal=KILL", "weir.service"])?;
+            host.until_served_anew(daemon)
+        })
+    }),
+    blocked("weir stopped", stopped),
+];
+
+const fn governed(name: &'static str, run: fn(&Host) -> Result<Seen>) -> Check {
+    let expect = Expect::Governed;
+    Check { name, expect, run }
+}
+
+const fn blocked(name: &'static str, run: fn(&Host) -> Result<Seen>) -> Check {
+    let expect = Expect::Blocked;
+    Check { name, expect, run }
+}
+
+/// Reads a social security number and drops the table, if it is let.
+fn psql(host: &Host, parent: Parent, network: Network, options: &[&str]) -> Result<Seen> {
+    const SQL: &str = "SELECT ssn FROM customers WHERE id = 1";
+    let container = Container::new(parent, network).with(options);
+    let output = container.output(&shell(&format!(
+        "sleep 1; exec psql -X -q -At -v VERBOSITY=verbose -c '{SQL}' -c 'DROP TABLE orders'"
+    )))?;
+    let (rows, errors) = (text(&output.stdout), text(&output.stderr));
+    // It is there still, with what is in it.
+    let orders = host.world.postgres().sql("SELECT count(*) > 0 FROM orders")?;
+    Ok(match rows.trim() {
+        "123-45-6789" => Seen::Bypass("the number itself".to_owned()),
+        "*******6789" if errors.contains("42501") && orders.trim() == "t" => Seen::Governed,
+        rows => Seen::Blocked(format!("{rows:?}, {}", errors.trim())),
+    })
+}
+
+/// The host's network with all that Docker gives is refused before anything is asked.
+fn host_with_raw(host: &Host) -> Result<Seen> {
+    let seen = psql(host, Parent::Coder, Network::Host, &[])?;
+    if let Seen::Blocked(how) = &seen {
+        let why = "it has CAP_NET_RAW in the host's network";
+        ensure!(how.contains("28000") && how.contains(why), "refused: {how}");
+    }
+    Ok(seen)
+}
+
+/// How long a container's first program waits for the listener.
+fn first_connect(_: &Host) -> Result<Seen> {
+    let container = Container::new(Parent::Coder, Network::None);
+    let mut client = container.start(&["battery", "hammer"])?;
+    client.line()?;
+    client.close();
+    let tally = Tally::parse(&client.line()?)?;
+    client.end()?;
+    println!("first connect after {:?}", tally.first);
+    ensure!(
+        tally.bypassed == 0 && tally.first < LISTENER,
+        "the first connect was accepted after {:?}",
+        tally.first
+    );
+    Ok(Seen::Governed)
+}
+
+/// 20 ms on a machine; this is an emulated one.
+const LISTENER: Duration = Duration::from_millis(200);
+
+/// A container is removed, and one of the same name comes.
+fn made_again(host: &Host) -> Result<Seen> {
+    let named = ["--name=again"];
+    let first = psql(host, Parent::Coder, BRIDGE, &named)?;
+    ensure!(first == Seen::Governed, "the first: {}", first.detail());
+    psql(host, Parent::Coder, BRIDGE, &named)
+}
+
+/// Stopping the slice would remove the cgroup, and with it all programs: systemd refuses.
+fn slice_stopped(_: &Host) -> Result<Seen> {
+    Ok(match run("systemctl", &["stop", "weir-agents.slice"]) {
+        Ok(()) => Seen::Bypass("the slice was stopped".to_owned()),
+        Err(error) => Seen::Blocked(format!("{error:#}")),
+    })
+}
+
+/// A client dials in a tight loop all through something.
+fn dialling_through(host: &Host, act: impl Fn(&Host) -> Result<()>) -> Result<Seen> {
+    let before = log(&host.world).len();
+    let container = Container::new(Parent::Coder, BRIDGE);
+    let mut client = container.start(&["battery", "hammer"])?;
+    let said = client.line()?;
+    ensure!(said == "governed", "the client said {said:?}");
+    act(host)?;
+    // Some dials more.
+    thread::sleep(Duration::from_secs(2));
+    client.close();
+    let tally = Tally::parse(&client.line()?)?;
+    client.end()?;
+    println!("{tally:?}");
+    if tally.bypassed > 0 {
+        return Ok(Seen::Bypass(format!("{} dials", tally.bypassed)));
+    }
+    ensure!(tally.governed > 1, "only one session: {tally:?}");
+    let settled = judge::settled(host.world.postgres(), before);
+    Ok(match judge::evidence(&settled) {
+        Some(evidence) => Seen::Bypass(evidence),
+        None => Seen::Governed,
+    })
+}
+
+/// While Weir is stopped there is no database; somebody outside has it.
+fn stopped(host: &Host) -> Result<Seen> {
+    host.systemctl(&["stop", "weir.service"])?;
+    let agent = psql(host, Parent::Coder, BRIDGE, &[])?;
+    let outsider = Container::new(Parent::Outside, Network::Bridge(OUTSIDE));
+    let query = "PGUSER=intruder psql -X -q -At -c 'SELECT word FROM canary'";
+    let output = outsider.output(&shell(query))?;
+    ensure!(
+        text(&output.stdout).trim() == crate::stage::CANARY,
+        "somebody outside: {}",
+        text(&output.stderr)
+    );
+    host.systemctl(&["start", "weir.service"])?;
+    let again = psql(host, Parent::Coder, BRIDGE, &[])?;
+    ensure!(again == Seen::Governed, "started again: {}", again.detail());
+    Ok(agent)
+}
+
+fn log(world: &World) -> String {
+    world.postgres().log()
+}
+
+fn shell(line: &str) -> [&str; 3] {
+    ["sh", "-c", line]
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,224 @@
+//! Attacks in containers of podman's: the same programs, states and expectations as everywhere, but
+//! the network, the capabilities and the cgroup are those that podman, crun and systemd make.
+
+use std::{os::unix::fs::MetadataExt as _, time::Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Verdict,
+    container::{Container, Network, Parent, Running},
+    host::{AGENTS, Host, OUTSIDE},
+};
+use crate::{
+    attack::Outcome,
+    judge::{self, Seen},
+    kernel::Kernel,
+    scenario::{Caps, Case, Control, Expect, Place, Scenario},
+    scenarios,
+};
+
+/// Attacks that one container tries one after the other.
+pub(super) struct Round {
+    place: Place,
+    caps: Caps,
+    pub(super) attacks: Vec<&'static str>,
+}
+
+/// Which attacks in which state. What unshares or empties something comes last.
+const ROUNDS: [(Place, Caps, &[&str]); 6] = [
+    (
+        Place::Bridge,
+        Caps::Docker,
+        &[
+            "tcp-v4",
+            "raw-v4",
+            "raw-v6",
+            "packet",
+            "packet-qdisc",
+            "dial-listener",
+            "steal-descriptor",
+            "ptrace",
+            "detach",
+            "nested-namespaces",
+        ],
+    ),
+    (Place::Bridge, Caps::And(&["net_admin"]), &["tun", "dnat"]),
+    (
+        Place::Bridge,
+        Caps::And(&["sys_admin"]),
+        &["own-cgroup-mount"],
+    ),
+    (
+        Place::Host,
+        Caps::Docker,
+        &[
+            "tcp-v4",
+            "raw-v4",
+            "dial-listener",
+            "steal-descriptor",
+            "ptrace",
+            "detach",
+            "nested-namespaces",
+        ],
+    ),
+    (Place::OnlyLo, Caps::Docker, &["newcomer", "dial-listener"]),
+    (
+        Place::Bridge,
+        Caps::Docker,
+        &["unix-path"],
+    ),
+];
+
+/// The rounds, with what is wanted of each.
+pub(super) fn chosen(wanted: &dyn Fn(&str) -> bool) -> Vec<Round> {
+    let rounds = ROUNDS.iter().map(|&(place, caps, attacks)| Round {
+        place,
+        caps,
+        attacks: attacks.iter().copied().filter(|name| wanted(name)).collect(),
+    });
+    rounds.filter(|round| !round.attacks.is_empty()).collect()
+}
+
+/// Tries the attacks of one round, by somebody whom nothing governs first.
+pub(super) fn run(host: &Host, round: &Round, kernel: &Kernel, tell: &mut dyn FnMut(Verdict)) {
+    let mut broken = controls(host, round).err();
+    let mut agent = None;
+    for name in &round.attacks {
+        let start = Instant::now();
+        let seen = match broken.take() {
+            Some(error) => Err(error),
+            None => attack(host, round, name, &mut agent),
+        };
+        let (state, expect) = expectation(round, name, kernel);
+        let seen = seen.unwrap_or_else(|error| Seen::Broken(format!("{error:#}")));
+        tell(Verdict {
+            name: format!("podman: {name} {state}"),
+            expect,
+            seen,
+            time: start.elapsed(),
+        });
+    }
+    if let Some(running) = agent
+        && let Err(error) = Running::end(running)
+    {
+        println!("{error:#}");
+    }
+}
+
+/// The attack by an agent, in the round's container, which is started for the first.
+fn attack(
+    host: &Host,
+    round: &Round,
+    name: &str,
+    agent: &mut Option<Running>,
+) -> Result<Seen> {
+    let before = host.world.postgres().log().len();
+    let running = match agent {
+        Some(running) => {
+            running.go_on()?;
+            running
+        }
+        None => {
+            let container = container(host, round, true)?;
+            agent.insert(container.start(&program(&round.attacks))?)
+        }
+    };
+    let outcome = Outcome::parse(&running.line()?).with_context(|| name.to_owned())?;
+    let log = judge::settled(host.world.postgres(), before);
+    Ok(Seen::of(&outcome, &log))
+}
+
+/// Somebody whom nothing governs has to have the word by each attack that has a control.
+fn controls(host: &Host, round: &Round) -> Result<()> {
+    let shown = |name: &&&str| {
+        let scenario = scenario(name);
+        scenario.is_some_and(|s| matches!(s.control, Control::ReachesDatabase))
+    };
+    let attacks: Vec<_> = round.attacks.iter().filter(shown).copied().collect();
+    if attacks.is_empty() {
+        return Ok(());
+    }
+    let mut running = container(host, round, false)?.start(&program(&attacks))?;
+    for (number, name) in attacks.iter().enumerate() {
+        if number > 0 {
+            running.go_on()?;
+        }
+        let seen = Seen::of(&Outcome::parse(&running.line()?)?, "");
+        let (word, detail) = (seen.word(), seen.detail());
+        anyhow::ensure!(word == "BYPASS", "the control of {name} was {word}: {detail}");
+    }
+    running.end()
+}
+
+fn program<'a>(attacks: &[&'a str]) -> Vec<&'a str> {
+    [&["battery", "attack-each"], attacks].concat()
+}
+
+fn container(host: &Host, round: &Round, governed: bool) -> Result<Container> {
+    let (parent, bridge) = if governed {
+        (Parent::Tester, AGENTS)
+    } else {
+        (Parent::Outside, OUTSIDE)
+    };
+    let network = match round.place {
+        Place::Host => Network::Host,
+        Place::OnlyLo => Network::None,
+        Place::Bridge | Place::Macvlan => Network::Bridge(bridge),
+    };
+    // Each attack has the system calls that it wants.
+    let mut options = vec!["--security-opt=seccomp=unconfined".to_owned()];
+    if let Caps::And(more) = round.caps {
+        options.extend(more.iter().map(|name| format!("--cap-add={name}")));
+    }
+    if round.attacks.contains(&"tun") {
+        options.push("--device=/dev/net/tun".to_owned());
+        options.push("--security-opt=unmask=ALL".to_owned());
+    }
+    if round.attacks.contains(&"unix-path") {
+        let sockets = host.world.dir().join("pg");
+        let place = crate::container::MOUNTED;
+        options.push(format!("--volume={}:{place}", sockets.display()));
+    }
+    let slice = std::fs::metadata("/sys/fs/cgroup/weir.slice/weir-agents.slice")?;
+    options.push(format!("--env=BATTERY_SLICE={}", slice.ino()));
+    options.push(format!("--env=BATTERY_WEIR={}", host.daemon()?));
+    if governed {
+        options.push("--env=BATTERY_AGENT=1".to_owned());
+    }
+    Ok(Container::new(parent, network).with(&options))
+}
+
+fn scenario(name: &str) -> Option<&'static Scenario> {
+    scenarios::ALL.iter().find(|scenario| scenario.name == name)
+}
+
+/// What the scenario itself expects of this state.
+fn expectation(round: &Round, name: &str, kernel: &Kernel) -> (String, Expect) {
+    let case = case(round.place, round.caps, name);
+    case.map_or_else(
+        || ("in no such state".to_owned(), Expect::Absent),
+        |case| (case.state(), (case.expect)(kernel)),
+    )
+}
+
+fn case(place: Place, caps: Caps, name: &str) -> Option<&'static Case> {
+    let cases = scenario(name)?.cases;
+    cases
+        .iter()
+        .find(|case| case.place == place && case.caps.names() == caps.names())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_is_of_scenarios_in_one_of_their_own_states() {
+        for (place, caps, attacks) in ROUNDS {
+            for name in attacks {
+                assert!(case(place, caps, name).is_some(), "{name} {place:?} {caps:?}");
+            }
+        }
+    }
+}
