@@ -18,64 +18,61 @@ use crate::{
     scenarios,
 };
 
-/// Attacks that one container tries one after the other.
+/// Attacks that one container tries one after the other, each with the state whose expectation it has.
+/// The container has the capabilities of all of them.
 pub(super) struct Round {
     place: Place,
-    caps: Caps,
-    pub(super) attacks: Vec<&'static str>,
+    pub(super) attacks: Vec<(&'static str, Caps)>,
 }
 
-/// Which attacks in which state. What unshares or empties something comes last.
-const ROUNDS: [(Place, Caps, &[&str]); 6] = [
+const DOCKER: Caps = Caps::Docker;
+
+/// Which attacks in which network. What unshares something, or may detach it, comes last.
+const ROUNDS: [(Place, &[(&str, Caps)]); 4] = [
     (
         Place::Bridge,
-        Caps::Docker,
         &[
-            "tcp-v4",
-            "raw-v4",
-            "raw-v6",
-            "packet",
-            "packet-qdisc",
-            "dial-listener",
-            "steal-descriptor",
-            "ptrace",
-            "detach",
-            "nested-namespaces",
+            ("tcp-v4", DOCKER),
+            ("raw-v4", DOCKER),
+            ("raw-v6", DOCKER),
+            ("packet", DOCKER),
+            ("packet-qdisc", DOCKER),
+            ("unix-path", DOCKER),
+            ("dial-listener", DOCKER),
+            ("steal-descriptor", DOCKER),
+            ("ptrace", DOCKER),
+            ("detach", DOCKER),
+            ("nested-namespaces", DOCKER),
         ],
     ),
-    (Place::Bridge, Caps::And(&["net_admin"]), &["tun", "dnat"]),
     (
         Place::Bridge,
-        Caps::And(&["sys_admin"]),
-        &["own-cgroup-mount"],
+        &[
+            ("tun", Caps::And(&["net_admin"])),
+            ("dnat", Caps::And(&["net_admin"])),
+            ("own-cgroup-mount", Caps::And(&["sys_admin"])),
+        ],
     ),
     (
         Place::Host,
-        Caps::Docker,
         &[
-            "tcp-v4",
-            "raw-v4",
-            "dial-listener",
-            "steal-descriptor",
-            "ptrace",
-            "detach",
-            "nested-namespaces",
+            ("tcp-v4", DOCKER),
+            ("raw-v4", DOCKER),
+            ("dial-listener", DOCKER),
+            ("steal-descriptor", DOCKER),
+            ("ptrace", DOCKER),
+            ("detach", DOCKER),
+            ("nested-namespaces", DOCKER),
         ],
     ),
-    (Place::OnlyLo, Caps::Docker, &["newcomer", "dial-listener"]),
-    (
-        Place::Bridge,
-        Caps::Docker,
-        &["unix-path"],
-    ),
+    (Place::OnlyLo, &[("dial-listener", DOCKER)]),
 ];
 
 /// The rounds, with what is wanted of each.
 pub(super) fn chosen(wanted: &dyn Fn(&str) -> bool) -> Vec<Round> {
-    let rounds = ROUNDS.iter().map(|&(place, caps, attacks)| Round {
+    let rounds = ROUNDS.iter().map(|&(place, attacks)| Round {
         place,
-        caps,
-        attacks: attacks.iter().copied().filter(|name| wanted(name)).collect(),
+        attacks: attacks.iter().copied().filter(|(name, _)| wanted(name)).collect(),
     });
     rounds.filter(|round| !round.attacks.is_empty()).collect()
 }
@@ -84,13 +81,13 @@ pub(super) fn chosen(wanted: &dyn Fn(&str) -> bool) -> Vec<Round> {
 pub(super) fn run(host: &Host, round: &Round, kernel: &Kernel, tell: &mut dyn FnMut(Verdict)) {
     let mut broken = controls(host, round).err();
     let mut agent = None;
-    for name in &round.attacks {
+    for &(name, caps) in &round.attacks {
         let start = Instant::now();
         let seen = match broken.take() {
             Some(error) => Err(error),
             None => attack(host, round, name, &mut agent),
         };
-        let (state, expect) = expectation(round, name, kernel);
+        let (state, expect) = expectation(round.place, caps, name, kernel);
         let seen = seen.unwrap_or_else(|error| Seen::Broken(format!("{error:#}")));
         tell(Verdict {
             name: format!("podman: {name} {state}"),
@@ -121,7 +118,8 @@ fn attack(
         }
         None => {
             let container = container(host, round, true)?;
-            agent.insert(container.start(&program(&round.attacks))?)
+            let names: Vec<_> = round.attacks.iter().map(|(name, _)| *name).collect();
+            agent.insert(container.start(&program(&names))?)
         }
     };
     let outcome = Outcome::parse(&running.line()?).with_context(|| name.to_owned())?;
@@ -131,11 +129,12 @@ fn attack(
 
 /// Somebody whom nothing governs has to have the word by each attack that has a control.
 fn controls(host: &Host, round: &Round) -> Result<()> {
-    let shown = |name: &&&str| {
+    let shown = |name: &&str| {
         let scenario = scenario(name);
         scenario.is_some_and(|s| matches!(s.control, Control::ReachesDatabase))
     };
-    let attacks: Vec<_> = round.attacks.iter().filter(shown).copied().collect();
+    let attacks = round.attacks.iter().map(|(name, _)| *name);
+    let attacks: Vec<_> = attacks.filter(shown).collect();
     if attacks.is_empty() {
         return Ok(());
     }
@@ -168,14 +167,17 @@ fn container(host: &Host, round: &Round, governed: bool) -> Result<Container> {
     };
     // Each attack has the system calls that it wants.
     let mut options = vec!["--security-opt=seccomp=unconfined".to_owned()];
-    if let Caps::And(more) = round.caps {
-        options.extend(more.iter().map(|name| format!("--cap-add={name}")));
-    }
-    if round.attacks.contains(&"tun") {
+    let more = round.attacks.iter().filter_map(|(_, caps)| match caps {
+        Caps::And(more) => Some(*more),
+        Caps::Docker | Caps::NoRaw => None,
+    });
+    options.extend(more.flatten().map(|name| format!("--cap-add={name}")));
+    let has = |name| round.attacks.iter().any(|(other, _)| *other == name);
+    if has("tun") {
         options.push("--device=/dev/net/tun".to_owned());
         options.push("--security-opt=unmask=ALL".to_owned());
     }
-    if round.attacks.contains(&"unix-path") {
+    if has("unix-path") {
         let sockets = host.world.dir().join("pg");
         let place = crate::container::MOUNTED;
         options.push(format!("--volume={}:{place}", sockets.display()));
@@ -194,8 +196,8 @@ fn scenario(name: &str) -> Option<&'static Scenario> {
 }
 
 /// What the scenario itself expects of this state.
-fn expectation(round: &Round, name: &str, kernel: &Kernel) -> (String, Expect) {
-    let case = case(round.place, round.caps, name);
+fn expectation(place: Place, caps: Caps, name: &str, kernel: &Kernel) -> (String, Expect) {
+    let case = case(place, caps, name);
     case.map_or_else(
         || ("in no such state".to_owned(), Expect::Absent),
         |case| (case.state(), (case.expect)(kernel)),
@@ -215,8 +217,8 @@ mod tests {
 
     #[test]
     fn every_round_is_of_scenarios_in_one_of_their_own_states() {
-        for (place, caps, attacks) in ROUNDS {
-            for name in attacks {
+        for (place, attacks) in ROUNDS {
+            for &(name, caps) in attacks {
                 assert!(case(place, caps, name).is_some(), "{name} {place:?} {caps:?}");
             }
         }
