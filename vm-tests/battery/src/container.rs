@@ -59,6 +59,9 @@ pub(crate) struct Plan {
     /// Whether /dev/net/tun is handed in
     #[arg(long)]
     tun: bool,
+    /// Whether it sees the host's processes
+    #[arg(long)]
+    host_pids: bool,
     scenario: String,
 }
 
@@ -77,6 +80,7 @@ pub(crate) struct Parcel {
     pub(crate) caps: Vec<&'static str>,
     pub(crate) mounted: Option<PathBuf>,
     pub(crate) tun: bool,
+    pub(crate) host_pids: bool,
     pub(crate) variables: Vec<(&'static str, String)>,
 }
 
@@ -97,6 +101,9 @@ impl Contained {
         }
         if parcel.tun {
             command.arg("--tun");
+        }
+        if parcel.host_pids {
+            command.arg("--host-pids");
         }
         command.arg(scenario);
         command
@@ -172,13 +179,15 @@ pub(crate) fn contain(plan: &Plan) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     fs::write(plan.cgroup.join("cgroup.procs"), "0").context("the cgroup can't be joined")?;
     setns(File::open(&plan.netns)?, CloneFlags::CLONE_NEWNET).context("the network")?;
-    let kinds = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
+    let mut kinds = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
+    if !plan.host_pids {
+        kinds |= CloneFlags::CLONE_NEWPID;
+    }
     unshare(kinds).context("could not make namespaces")?;
-    // The next child is process 1 of the new namespace.
+    // The next child is process 1 of the new namespace, if there is one.
     let Some(first) = sys::fork()? else {
         set_pdeathsig(Signal::SIGKILL)?;
         return inside(plan);

@@ -83,13 +83,18 @@ impl Seen {
 
 /// A connection in the database's log that isn't Weir's: one that logged in as the intruder, or one
 /// that came over a network and didn't log in as Weir.
-pub(crate) fn evidence(log: &str) -> Option<String> {
-    let intruder = format!("{AUTHORIZED}{INTRUDER} ");
-    if let Some((_, entry)) = entries(log).find(|(_, entry)| entry.starts_with(&intruder)) {
-        return Some(format!("the database says: {entry}"));
-    }
+fn evidence(log: &str) -> Option<String> {
     let weir = format!("{AUTHORIZED}{WEIR} ");
-    foreign(log, &weir).map(|entry| format!("the database says: {entry}"))
+    let foreign = || foreign(log, &weir).map(|entry| format!("the database says: {entry}"));
+    intrusion(log).or_else(foreign)
+}
+
+/// A connection in the database's log that logged in as the intruder.
+pub(crate) fn intrusion(log: &str) -> Option<String> {
+    let intruder = format!("{AUTHORIZED}{INTRUDER} ");
+    let mut entries = entries(log).filter(|(_, entry)| entry.starts_with(&intruder));
+    let (_, entry) = entries.next()?;
+    Some(format!("the database says: {entry}"))
 }
 
 /// How long Weir may take to log in.

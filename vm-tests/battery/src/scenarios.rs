@@ -28,6 +28,7 @@ scenarios! {
     unlisted_port split_startup split_unlisted
     steal_descriptor ptrace exhaust_origins port_reuse
     pinned_maps delete_pins detach
+    perimeter_required packet_required
 }
 
 #[cfg(test)]

@@ -41,20 +41,25 @@ pub(crate) struct Stage {
     pub(crate) weir: Weir,
     pub(crate) world: World,
     pub(crate) kernel: Kernel,
+    pub(crate) perimeter_required: bool,
 }
 
 impl Stage {
-    pub(crate) fn new(weir: &Path, kernel: &Kernel) -> Result<Self> {
+    pub(crate) fn new(weir: &Path, kernel: &Kernel, perimeter_required: bool) -> Result<Self> {
         let world = database()?;
         fit_out(&world)?;
         let mut setup = Setup::new(weir, POLICY);
         setup.hosts.push(format!("{ADDRESS}:{SECOND_PORT}"));
         setup.hosts.push(format!("[{ADDRESS6}]:{SECOND_PORT}"));
+        if perimeter_required {
+            setup.require.push("perimeter");
+        }
         let weir = world.weir(setup).context("Weir doesn't start")?;
         Ok(Self {
             weir,
             world,
             kernel: kernel.clone(),
+            perimeter_required,
         })
     }
 

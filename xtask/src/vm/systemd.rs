@@ -110,6 +110,10 @@ const INIT: &str = "\
 /bin/busybox mount -t devtmpfs devtmpfs /dev
 /bin/busybox insmod /virtio_blk.ko
 /bin/busybox mount -t ext4 -o rw,noatime /dev/vda /new
+for place in tmp var/tmp var/lib/containers; do
+    /bin/busybox mkdir -p /new/$place
+    /bin/busybox mount -t tmpfs tmpfs /new/$place
+done
 exec /bin/busybox switch_root /new /sbin/init
 ";
 

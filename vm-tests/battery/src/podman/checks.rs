@@ -133,8 +133,9 @@ fn dialling_through(host: &Host) -> Result<Seen> {
         return Ok(Seen::Bypass(format!("{} dials", tally.bypassed)));
     }
     ensure!(tally.governed > 1, "only one session: {tally:?}");
+    // A connection of Weir's that its end cut off before it could log in is nobody's.
     let settled = judge::settled(host.world.postgres(), before);
-    Ok(match judge::evidence(&settled) {
+    Ok(match judge::intrusion(&settled) {
         Some(evidence) => Seen::Bypass(evidence),
         None => Seen::Governed,
     })

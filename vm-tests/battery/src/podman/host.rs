@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use xtask::world::{ADDRESS, ADDRESS6, PORT, World};
 
 use crate::stage;
@@ -36,9 +36,10 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new() -> Result<Self> {
+        // It takes as long as all the rest.
+        let image = thread::spawn(image);
         let world = stage::database()?;
         wire(&world)?;
-        image()?;
         for number in BRIDGES {
             let (v4, v6) = (format!("10.79.{number}.0/24"), format!("fd79:{number}::/64"));
             let name = format!("agents{number}");
@@ -60,6 +61,8 @@ impl Host {
         run("systemd-run", &unit)?;
         run("systemctl", &["start", "weir-agents.slice"])?;
         host.systemctl(&["start", "weir.service"])?;
+        let made = image.join().map_err(|_| anyhow!("making the image panicked"))?;
+        made.context("the agents' image")?;
         Ok(host)
     }
 

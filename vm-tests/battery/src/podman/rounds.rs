@@ -208,7 +208,7 @@ fn case(place: Place, caps: Caps, name: &str) -> Option<&'static Case> {
     let cases = scenario(name)?.cases;
     cases
         .iter()
-        .find(|case| case.place == place && case.caps.names() == caps.names())
+        .find(|case| case.place == place && case.caps.names() == caps.names() && !case.host_pids)
 }
 
 #[cfg(test)]
