@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use xtask::world::{
     ADDRESS, ADDRESS6, Agent, Network, PORT, Process, Settings, Setup, Weir, World,
 };
@@ -34,6 +38,26 @@ pub(crate) struct Prop {
     /// What lives as long.
     #[expect(dead_code, reason = "what counts is when it goes")]
     pub(crate) process: Option<Process>,
+    /// The daemon, which sees nothing meanwhile.
+    #[expect(dead_code, reason = "what counts is when it goes")]
+    pub(crate) paused: Option<Paused>,
+}
+
+/// A daemon that is stopped in the middle of whatever it does. Dropping it lets it go on.
+pub(crate) struct Paused(Pid);
+
+impl Paused {
+    pub(crate) fn new(weir: &Weir) -> Result<Self> {
+        weir.process().signal(Signal::SIGSTOP)?;
+        Ok(Self(Pid::from_raw(weir.process().pid().cast_signed())))
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // Gone, if this fails: then the next case says so.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
 }
 
 /// A database, Weir, and room for attackers.
