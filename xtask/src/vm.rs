@@ -157,6 +157,7 @@ fn follow(kernel: Kernel, output: impl Read) -> Result<Run> {
                 run.cases.push(case);
                 run.show_last();
             }
+            Some(Line::Note(text)) => println!("  {kernel}: {text}"),
             Some(Line::End) => run.ended = true,
             None => {}
         }

@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -26,6 +26,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     /// Dials that reached the database past Weir.
     pub(crate) bypassed: u64,
+    /// When this program started, since 1970.
+    pub(crate) started: Duration,
     /// From this program's start to the first connection that was accepted.
     pub(crate) first: Duration,
 }
@@ -42,7 +44,11 @@ pub(crate) fn main() -> Result<()> {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         seen.store(true, Ordering::Relaxed);
     });
-    let mut tally = Tally::default();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let mut tally = Tally {
+        started,
+        ..Tally::default()
+    };
     let mut said = false;
     while !over.load(Ordering::Relaxed) {
         let socket = dial::socket(address, libc::IPPROTO_TCP)?;
@@ -72,10 +78,11 @@ pub(crate) fn main() -> Result<()> {
 impl Tally {
     fn line(&self) -> String {
         format!(
-            "governed={} refused={} bypassed={} first={}",
+            "governed={} refused={} bypassed={} started={} first={}",
             self.governed,
             self.refused,
             self.bypassed,
+            self.started.as_micros(),
             self.first.as_micros()
         )
     }
@@ -95,6 +102,7 @@ impl Tally {
             governed: field("governed")?,
             refused: field("refused")?,
             bypassed: field("bypassed")?,
+            started: Duration::from_micros(field("started")?),
             first: Duration::from_micros(field("first")?),
         })
     }
@@ -110,6 +118,7 @@ mod tests {
             governed: 7,
             refused: 1,
             bypassed: 0,
+            started: Duration::from_micros(987_654_321),
             first: Duration::from_micros(1234),
         };
         assert_eq!(Tally::parse(&tally.line()).unwrap(), tally);

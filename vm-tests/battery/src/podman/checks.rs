@@ -12,6 +12,7 @@ use super::{
 use crate::{
     attack::hammer::Tally,
     judge::{self, Seen},
+    report,
     scenario::Expect,
 };
 
@@ -77,14 +78,19 @@ fn host_with_raw(host: &Host) -> Result<Seen> {
 }
 
 /// How long a container's first program waits for the listener.
-fn first_connect(_: &Host) -> Result<Seen> {
-    let container = Container::new(Parent::Coder, Network::None);
+fn first_connect(host: &Host) -> Result<Seen> {
+    let container = Container::new(Parent::Coder, BRIDGE);
     let mut client = container.start(&["battery", "hammer"])?;
     client.line()?;
     client.close();
     let tally = Tally::parse(&client.line()?)?;
     client.end()?;
-    println!("first connect after {:?}", tally.first);
+    let perimeter = host.perimeter_up()?;
+    report::note(&format!(
+        "from the container's first instruction to the first connect {:.1} ms, to the perimeter {:.1} ms",
+        tally.first.as_secs_f64() * 1000.0,
+        (perimeter.as_secs_f64() - tally.started.as_secs_f64()) * 1000.0
+    ));
     ensure!(
         tally.bypassed == 0 && tally.first < LISTENER,
         "the first connect was accepted after {:?}",
@@ -128,7 +134,7 @@ fn dialling_through(host: &Host) -> Result<Seen> {
     client.close();
     let tally = Tally::parse(&client.line()?)?;
     client.end()?;
-    println!("{tally:?}");
+    report::note(&format!("{tally:?}"));
     if tally.bypassed > 0 {
         return Ok(Seen::Bypass(format!("{} dials", tally.bypassed)));
     }

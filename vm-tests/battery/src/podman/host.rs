@@ -77,6 +77,15 @@ impl Host {
         output("journalctl", &args).unwrap_or_else(|error| format!("{error:#}"))
     }
 
+    /// When a perimeter went up last, since 1970.
+    pub(super) fn perimeter_up(&self) -> Result<Duration> {
+        let args = ["--unit=weir", "--grep=perimeter is up", "--lines=1"];
+        let format = ["--output=short-unix", "--no-pager", "--quiet"];
+        let line = output("journalctl", &[&args[..], &format].concat())?;
+        let time = line.split(' ').next().context("a line has a time")?;
+        Ok(Duration::from_secs_f64(time.parse()?))
+    }
+
     /// The daemon's process.
     pub(super) fn daemon(&self) -> Result<u32> {
         let pid = output("systemctl", &["show", "--value", "-p", "MainPID", "weir"])?;
