@@ -62,6 +62,9 @@ pub(crate) struct Plan {
     /// Whether it sees the host's processes
     #[arg(long)]
     host_pids: bool,
+    /// Milliseconds in which it is there, and its program isn't yet
+    #[arg(long, default_value_t = 0)]
+    created: u64,
     scenario: String,
 }
 
@@ -81,6 +84,7 @@ pub(crate) struct Parcel {
     pub(crate) mounted: Option<PathBuf>,
     pub(crate) tun: bool,
     pub(crate) host_pids: bool,
+    pub(crate) created: Duration,
     pub(crate) variables: Vec<(&'static str, String)>,
 }
 
@@ -105,7 +109,8 @@ impl Contained {
         if parcel.host_pids {
             command.arg("--host-pids");
         }
-        command.arg(scenario);
+        let created = parcel.created.as_millis().to_string();
+        command.args(["--created", &created, scenario]);
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -226,6 +231,7 @@ fn inside(plan: &Plan) -> Result<()> {
     std::env::set_current_dir(HOME)?;
     let kept = plan.caps.iter().map(|name| capability(name));
     sys::bound_capabilities(&kept.collect::<Result<Vec<_>>>()?)?;
+    thread::sleep(Duration::from_millis(plan.created));
     // Root that runs a program has what is in its bounding set.
     let mut attacker = Command::new(PROGRAM);
     attacker.args(["attack", &plan.scenario]);

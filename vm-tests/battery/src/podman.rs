@@ -43,7 +43,11 @@ pub(crate) fn run() -> Result<()> {
     let kernel = Kernel::running()?;
     let checks: Vec<_> = checks::ALL.iter().filter(|c| wanted(c.name)).collect();
     let rounds = rounds::chosen(&wanted);
-    let cases = checks.len() + rounds.iter().map(|round| round.attacks.len()).sum::<usize>();
+    let cases = checks.len()
+        + rounds
+            .iter()
+            .map(|round| round.attacks.len())
+            .sum::<usize>();
     report::begin(&kernel.release, cases);
     let mut failed = 0;
     let mut tell = |verdict: Verdict| {

@@ -1,6 +1,9 @@
 //! Runs the scenarios one after the other, each state of each with its control.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 
@@ -113,6 +116,11 @@ fn attempt(stage: &Stage, scenario: &Scenario, case: &Case, governed: bool) -> R
         mounted: prop.mounted.clone(),
         tun: prop.tun,
         host_pids: case.host_pids,
+        created: if scenario.created_first {
+            attack::patience() / 8
+        } else {
+            Duration::ZERO
+        },
         variables,
     };
     let mut before = stage.world.postgres().log().len();

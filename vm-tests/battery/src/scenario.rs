@@ -34,6 +34,8 @@ pub(crate) struct Scenario {
     pub(crate) ruins_stage: bool,
     /// Whether Weir's configuration requires the perimeter.
     pub(crate) perimeter_required: bool,
+    /// Whether the container is there for a moment before its program, as runc and crun have it.
+    pub(crate) created_first: bool,
 }
 
 /// One state in which an attack is tried.
@@ -110,7 +112,14 @@ impl Scenario {
             at_once: false,
             ruins_stage: false,
             perimeter_required: false,
+            created_first: false,
         }
+    }
+
+    /// In a container that is created, and started a moment later.
+    pub(crate) const fn created_first(mut self) -> Self {
+        self.created_first = true;
+        self
     }
 
     /// With `require = ["perimeter"]`.

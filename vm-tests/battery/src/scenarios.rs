@@ -18,7 +18,8 @@ scenarios! {
     unspec_reconnect governed_reconnect nonblocking
     source_bind bind_device transparent mark addrform repair
     source_route_v4 source_route_v6
-    raw_v4 raw_v6 packet packet_qdisc packet_host newcomer_packet xdp tun tap
+    raw_v4 raw_v6 packet packet_qdisc packet_host newcomer_packet created_packet
+    xdp tun tap
     dnat dnat_of_redirect redirect_to_listener dial_listener
     udp udplite sctp smc vsock
     unix_path unix_symlink unix_abstract weir_socket

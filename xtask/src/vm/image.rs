@@ -212,7 +212,12 @@ impl Tree {
         let built_in = fs::read_to_string(files.modules.join("modules.builtin"))?;
         let known = Modules::read(&files.modules)?;
         let is_module = |name: &&str| !built_in.lines().any(|line| module_name(line) == **name);
-        let wanted: Vec<_> = MODULES.iter().chain(more).copied().filter(is_module).collect();
+        let wanted: Vec<_> = MODULES
+            .iter()
+            .chain(more)
+            .copied()
+            .filter(is_module)
+            .collect();
         let mut open: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
         let mut done = BTreeSet::new();
         while let Some(name) = open.pop() {

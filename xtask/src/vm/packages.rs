@@ -50,7 +50,10 @@ pub(super) fn root() -> Result<PathBuf> {
         .prefix("download-")
         .tempdir_in(&parent)?;
     let names = closure(work.path())?;
-    println!("  downloading {} packages for a guest with systemd", names.len());
+    println!(
+        "  downloading {} packages for a guest with systemd",
+        names.len()
+    );
     let mut get = apt(&["download"]);
     run(get
         .args(names)

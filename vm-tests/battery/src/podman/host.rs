@@ -41,7 +41,10 @@ impl Host {
         let world = stage::database()?;
         wire(&world)?;
         for number in BRIDGES {
-            let (v4, v6) = (format!("10.79.{number}.0/24"), format!("fd79:{number}::/64"));
+            let (v4, v6) = (
+                format!("10.79.{number}.0/24"),
+                format!("fd79:{number}::/64"),
+            );
             let name = format!("agents{number}");
             let network = ["network", "create", "--disable-dns", "--ipv6"];
             let subnets = ["--subnet", &v4, "--subnet", &v6, &name];
@@ -51,17 +54,29 @@ impl Host {
             fs::create_dir_all(place)?;
         }
         let hosts = format!("{ADDRESS}:{PORT}\", \"[{ADDRESS6}]:{PORT}");
-        fs::write("/etc/weir/weir.toml", CONFIGURATION.replace("HOSTS", &hosts))?;
+        fs::write(
+            "/etc/weir/weir.toml",
+            CONFIGURATION.replace("HOSTS", &hosts),
+        )?;
         fs::write("/etc/weir/policies/policy.toml", POLICY)?;
         fs::write("/etc/weir/password", "upstream-secret")?;
         fs::set_permissions("/etc/weir/password", fs::Permissions::from_mode(0o600))?;
         let host = Self { world };
         // Started by its socket, it would take an emulated machine longer than Weir waits.
-        let unit = ["--quiet", "--unit=podman-api", "podman", "system", "service", "--time=0"];
+        let unit = [
+            "--quiet",
+            "--unit=podman-api",
+            "podman",
+            "system",
+            "service",
+            "--time=0",
+        ];
         run("systemd-run", &unit)?;
         run("systemctl", &["start", "weir-agents.slice"])?;
         host.systemctl(&["start", "weir.service"])?;
-        let made = image.join().map_err(|_| anyhow!("making the image panicked"))?;
+        let made = image
+            .join()
+            .map_err(|_| anyhow!("making the image panicked"))?;
         made.context("the agents' image")?;
         Ok(host)
     }
@@ -134,7 +149,10 @@ fn image() -> Result<()> {
     let archive = "/var/tmp/agent.tar";
     run("busybox", &["tar", "-C", FILES, "-cf", archive, "."])?;
     let path = "ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin";
-    run("podman", &["import", "--quiet", "--change", path, archive, IMAGE])?;
+    run(
+        "podman",
+        &["import", "--quiet", "--change", path, archive, IMAGE],
+    )?;
     Ok(fs::remove_file(Path::new(archive))?)
 }
 

@@ -72,7 +72,11 @@ const ROUNDS: [(Place, &[(&str, Caps)]); 4] = [
 pub(super) fn chosen(wanted: &dyn Fn(&str) -> bool) -> Vec<Round> {
     let rounds = ROUNDS.iter().map(|&(place, attacks)| Round {
         place,
-        attacks: attacks.iter().copied().filter(|(name, _)| wanted(name)).collect(),
+        attacks: attacks
+            .iter()
+            .copied()
+            .filter(|(name, _)| wanted(name))
+            .collect(),
     });
     rounds.filter(|round| !round.attacks.is_empty()).collect()
 }
@@ -104,12 +108,7 @@ pub(super) fn run(host: &Host, round: &Round, kernel: &Kernel, tell: &mut dyn Fn
 }
 
 /// The attack by an agent, in the round's container, which is started for the first.
-fn attack(
-    host: &Host,
-    round: &Round,
-    name: &str,
-    agent: &mut Option<Running>,
-) -> Result<Seen> {
+fn attack(host: &Host, round: &Round, name: &str, agent: &mut Option<Running>) -> Result<Seen> {
     let before = host.world.postgres().log().len();
     let running = match agent {
         Some(running) => {
@@ -145,7 +144,10 @@ fn controls(host: &Host, round: &Round) -> Result<()> {
         }
         let seen = Seen::of(&Outcome::parse(&running.line()?)?, "");
         let (word, detail) = (seen.word(), seen.detail());
-        anyhow::ensure!(word == "BYPASS", "the control of {name} was {word}: {detail}");
+        anyhow::ensure!(
+            word == "BYPASS",
+            "the control of {name} was {word}: {detail}"
+        );
     }
     running.end()
 }
@@ -219,7 +221,10 @@ mod tests {
     fn every_round_is_of_scenarios_in_one_of_their_own_states() {
         for (place, attacks) in ROUNDS {
             for &(name, caps) in attacks {
-                assert!(case(place, caps, name).is_some(), "{name} {place:?} {caps:?}");
+                assert!(
+                    case(place, caps, name).is_some(),
+                    "{name} {place:?} {caps:?}"
+                );
             }
         }
     }
