@@ -173,6 +173,7 @@ const MACHINES: &[Requirement] = &[Requirement {
         "xz-utils",
         "binutils",
         "nftables",
+        "e2fsprogs",
     ]),
 }];
 

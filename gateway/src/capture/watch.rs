@@ -31,6 +31,12 @@ use super::{Error, kernel, netns};
 /// Time between two scans.
 const SCAN_EVERY: Duration = Duration::from_millis(100);
 
+/// For how long after a change of the host's devices, such as the one by which an engine joins a container
+/// that it is about to start, the slice is looked through for newcomers, and how often: the perimeter
+/// should be there before the container's program.
+const EXPECT_FOR: Duration = Duration::from_secs(2);
+const EXPECT_EVERY: Duration = Duration::from_millis(10);
+
 /// Time until a namespace's devices are looked at again without a reason: the host isn't told of those
 /// that have nothing to do with its own.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -203,10 +209,14 @@ impl Watch {
         self.scan();
         self.forget(&stale);
         let mut next_scan = Instant::now() + SCAN_EVERY;
-        while stop.wait(&[events.as_fd(), links.as_fd()], until(next_scan))
-            && !self.sender.is_closed()
+        let mut expected_until = Instant::now();
+        while stop.wait(
+            &[events.as_fd(), links.as_fd()],
+            until(next_look(next_scan, expected_until)),
+        ) && !self.sender.is_closed()
         {
             if links.drain() {
+                expected_until = Instant::now() + EXPECT_FOR;
                 self.cover();
                 self.known
                     .values_mut()
@@ -216,6 +226,9 @@ impl Watch {
                 if let Some(tid) = event.first_chunk() {
                     self.visit(u32::from_ne_bytes(*tid));
                 }
+            }
+            if Instant::now() < expected_until {
+                self.visit_all("cgroup.procs");
             }
             if Instant::now() >= next_scan {
                 self.scan();
@@ -253,14 +266,10 @@ impl Watch {
         for known in self.known.values_mut() {
             known.idle += 1;
         }
-        each_member(&self.slice.clone(), "cgroup.procs", &mut |pid| {
-            self.visit(pid)
-        });
+        self.visit_all("cgroup.procs");
         if self.known.values().any(|known| known.idle >= IDLE_SCANS) {
             // A single thread can live elsewhere than its process.
-            each_member(&self.slice.clone(), "cgroup.threads", &mut |tid| {
-                self.visit(tid)
-            });
+            self.visit_all("cgroup.threads");
         }
         let gone = self.known.extract_if(|_, known| known.idle >= IDLE_SCANS);
         for (id, port) in gone
@@ -274,6 +283,11 @@ impl Watch {
             // A closed channel ends the loop.
             let _ = self.sender.send(NamespaceEvent::Down { id });
         }
+    }
+
+    /// Visits all processes or threads below the slice, as the file lists them.
+    fn visit_all(&mut self, file: &str) {
+        each_member(&self.slice.clone(), file, &mut |id| self.visit(id));
     }
 
     /// Makes sure that a thread's namespace has a listener. The thread may be gone by now.
@@ -464,6 +478,16 @@ impl Watch {
                 tracing::warn!(netns = id.0, %error, "a listener's entry stays in the kernel")
             }
         }
+    }
+}
+
+/// When the slice is looked through next: at the next scan, or sooner while somebody is expected.
+fn next_look(next_scan: Instant, expected_until: Instant) -> Instant {
+    let soon = Instant::now() + EXPECT_EVERY;
+    if soon < expected_until {
+        soon.min(next_scan)
+    } else {
+        next_scan
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod dial;
 pub(crate) mod door;
+pub(crate) mod hammer;
 pub(crate) mod link;
 pub(crate) mod packet;
 pub(crate) mod pg;
@@ -10,6 +11,7 @@ use std::{
     env, fmt,
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -34,6 +36,8 @@ pub(crate) struct Target {
     count: u32,
     /// Whether its network is the host's.
     pub(crate) on_host: bool,
+    /// The host's own address, where that isn't the database's.
+    host: Option<Ipv4Addr>,
 }
 
 /// What came of it, as far as the attacker can tell.
@@ -58,6 +62,10 @@ impl Target {
             second: SocketAddrV4::new(ADDRESS.parse()?, SECOND_PORT),
             count: variable("BATTERY_COUNT")?.parse()?,
             on_host: variable("BATTERY_PLACE")? == "Host",
+            host: env::var("BATTERY_OWN")
+                .ok()
+                .map(|own| own.parse())
+                .transpose()?,
         })
     }
 
@@ -69,7 +77,7 @@ impl Target {
     /// The attacker's own address.
     pub(crate) fn own_v4(&self) -> Ipv4Addr {
         if self.on_host {
-            return *self.v4.ip();
+            return self.host.unwrap_or(*self.v4.ip());
         }
         let count = u8::try_from(self.count).unwrap_or_default();
         Ipv4Addr::new(10, 79, count, 2)
@@ -167,6 +175,19 @@ pub(crate) fn main(name: &str) -> Result<()> {
     let outcome = (scenario.attack)(&target);
     let outcome = outcome.unwrap_or_else(|error| Outcome::Stopped(format!("{error:#}")));
     println!("{}", outcome.line());
+    Ok(())
+}
+
+/// Tries one attack after the other, each in a process of its own, and waits for a line in between.
+pub(crate) fn each(names: &[String]) -> Result<()> {
+    let mut lines = io::stdin().lines();
+    for (number, name) in names.iter().enumerate() {
+        if number > 0 && lines.next().transpose()?.is_none() {
+            bail!("nobody wants more");
+        }
+        let mut attack = Command::new(env::current_exe()?);
+        attack.args(["attack", name]).status()?;
+    }
     Ok(())
 }
 

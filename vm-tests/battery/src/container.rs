@@ -59,6 +59,12 @@ pub(crate) struct Plan {
     /// Whether /dev/net/tun is handed in
     #[arg(long)]
     tun: bool,
+    /// Whether it sees the host's processes
+    #[arg(long)]
+    host_pids: bool,
+    /// Milliseconds in which it is there, and its program isn't yet
+    #[arg(long, default_value_t = 0)]
+    created: u64,
     scenario: String,
 }
 
@@ -77,6 +83,8 @@ pub(crate) struct Parcel {
     pub(crate) caps: Vec<&'static str>,
     pub(crate) mounted: Option<PathBuf>,
     pub(crate) tun: bool,
+    pub(crate) host_pids: bool,
+    pub(crate) created: Duration,
     pub(crate) variables: Vec<(&'static str, String)>,
 }
 
@@ -98,7 +106,11 @@ impl Contained {
         if parcel.tun {
             command.arg("--tun");
         }
-        command.arg(scenario);
+        if parcel.host_pids {
+            command.arg("--host-pids");
+        }
+        let created = parcel.created.as_millis().to_string();
+        command.args(["--created", &created, scenario]);
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -172,13 +184,15 @@ pub(crate) fn contain(plan: &Plan) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     fs::write(plan.cgroup.join("cgroup.procs"), "0").context("the cgroup can't be joined")?;
     setns(File::open(&plan.netns)?, CloneFlags::CLONE_NEWNET).context("the network")?;
-    let kinds = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
+    let mut kinds = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
+    if !plan.host_pids {
+        kinds |= CloneFlags::CLONE_NEWPID;
+    }
     unshare(kinds).context("could not make namespaces")?;
-    // The next child is process 1 of the new namespace.
+    // The next child is process 1 of the new namespace, if there is one.
     let Some(first) = sys::fork()? else {
         set_pdeathsig(Signal::SIGKILL)?;
         return inside(plan);
@@ -217,6 +231,7 @@ fn inside(plan: &Plan) -> Result<()> {
     std::env::set_current_dir(HOME)?;
     let kept = plan.caps.iter().map(|name| capability(name));
     sys::bound_capabilities(&kept.collect::<Result<Vec<_>>>()?)?;
+    thread::sleep(Duration::from_millis(plan.created));
     // Root that runs a program has what is in its bounding set.
     let mut attacker = Command::new(PROGRAM);
     attacker.args(["attack", &plan.scenario]);

@@ -55,9 +55,7 @@ fn live() -> Result<i32> {
     }
     symlink("/proc/self/fd", "/dev/fd")?;
     run("ip", &["link", "set", "lo", "up"])?;
-    for module in fs::read_to_string(MODULES)?.lines() {
-        run("modprobe", &[module])?;
-    }
+    load_modules()?;
     let mut battery = Command::new("/usr/bin/battery");
     battery.args(["run", "--weir", WEIR]);
     for filter in fs::read_to_string(FILTER)?.lines() {
@@ -70,6 +68,14 @@ fn live() -> Result<i32> {
         .env("BATTERY_SLOW", "1");
     let child = battery.spawn().context("the battery can't be started")?;
     wait_for(child.id())
+}
+
+/// Loads the modules that the attacks need where the kernel has them as such.
+pub(crate) fn load_modules() -> Result<()> {
+    for module in fs::read_to_string(MODULES)?.lines() {
+        run("modprobe", &[module])?;
+    }
+    Ok(())
 }
 
 /// Buries everybody's children until our own has ended.

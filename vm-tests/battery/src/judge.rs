@@ -1,5 +1,12 @@
 //! Who won: by what came back to the attacker, and by what the database saw.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use xtask::world::Postgres;
+
 use crate::{
     attack::Outcome,
     scenario::Expect,
@@ -77,16 +84,41 @@ impl Seen {
 /// A connection in the database's log that isn't Weir's: one that logged in as the intruder, or one
 /// that came over a network and didn't log in as Weir.
 fn evidence(log: &str) -> Option<String> {
-    let intruder = format!("{AUTHORIZED}{INTRUDER} ");
-    if let Some((_, entry)) = entries(log).find(|(_, entry)| entry.starts_with(&intruder)) {
-        return Some(format!("the database says: {entry}"));
-    }
     let weir = format!("{AUTHORIZED}{WEIR} ");
-    foreign(log, &weir).map(|entry| format!("the database says: {entry}"))
+    let foreign = || foreign(log, &weir).map(|entry| format!("the database says: {entry}"));
+    intrusion(log).or_else(foreign)
+}
+
+/// A connection in the database's log that logged in as the intruder.
+pub(crate) fn intrusion(log: &str) -> Option<String> {
+    let intruder = format!("{AUTHORIZED}{INTRUDER} ");
+    let mut entries = entries(log).filter(|(_, entry)| entry.starts_with(&intruder));
+    let (_, entry) = entries.next()?;
+    Some(format!("the database says: {entry}"))
+}
+
+/// How long Weir may take to log in.
+const LOGIN_SETTLES: Duration = Duration::from_secs(2);
+
+/// How long the database may take to write its log.
+const LOG_SETTLES: Duration = Duration::from_millis(100);
+
+/// The database's log behind its first `before` bytes, once it says how those who came were received.
+pub(crate) fn settled(postgres: &Postgres, before: usize) -> String {
+    thread::sleep(LOG_SETTLES);
+    let log = || {
+        let log = postgres.log();
+        log.get(before..).unwrap_or_default().to_owned()
+    };
+    let start = Instant::now();
+    while is_unsettled(&log()) && start.elapsed() < LOGIN_SETTLES {
+        thread::sleep(LOG_SETTLES);
+    }
+    log()
 }
 
 /// Whether a connection over a network hasn't logged in yet: Weir's own looks so for a moment.
-pub(crate) fn is_unsettled(log: &str) -> bool {
+fn is_unsettled(log: &str) -> bool {
     foreign(log, AUTHORIZED).is_some()
 }
 

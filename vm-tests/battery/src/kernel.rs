@@ -16,7 +16,7 @@ pub(crate) struct Kernel {
     /// Whether the BPF LSM is on.
     pub(crate) lsm: bool,
     /// Whether this is one of the kernels that have everything: what one of them lacks is a fault.
-    complete: bool,
+    pub(crate) complete: bool,
 }
 
 impl Kernel {
@@ -45,6 +45,11 @@ impl Kernel {
             lsm,
             complete: true,
         }
+    }
+
+    /// Whether it has everything but BPF LSM.
+    pub(crate) fn lacks_lsm_alone(&self) -> bool {
+        self.complete && !self.lsm
     }
 
     /// Whether attackers find this kind of socket here.

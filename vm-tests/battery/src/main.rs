@@ -7,6 +7,7 @@
 //!   contain    the container engine: namespaces, mounts, capabilities; then becomes ..
 //!   attack     .. the attacker, which knows the database's address and a role without password
 //!   init       the same as `run`, as process 1 of a virtual machine
+//!   podman     scenarios in containers of podman's, as a unit of a machine with systemd
 //! ```
 //!
 //! The attacker wins when the database says the canary's word to it, or when the database's own
@@ -17,6 +18,7 @@ mod container;
 mod guest;
 mod judge;
 mod kernel;
+mod podman;
 mod props;
 mod report;
 mod runner;
@@ -58,6 +60,13 @@ enum Command {
     Accomplice(props::Role),
     #[command(hide = true)]
     Attack { scenario: String },
+    /// Run as a unit of a machine that has systemd and podman
+    #[command(hide = true)]
+    Podman,
+    #[command(hide = true)]
+    AttackEach { scenarios: Vec<String> },
+    #[command(hide = true)]
+    Hammer,
 }
 
 fn main() -> ExitCode {
@@ -71,6 +80,9 @@ fn main() -> ExitCode {
         Command::Contain(plan) => container::contain(&plan),
         Command::Accomplice(role) => props::main(&role),
         Command::Attack { scenario } => attack::main(&scenario),
+        Command::Podman => podman::run(),
+        Command::AttackEach { scenarios } => attack::each(&scenarios),
+        Command::Hammer => attack::hammer::main(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

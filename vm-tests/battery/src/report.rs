@@ -28,6 +28,11 @@ pub(crate) fn case(name: &str, expect: Expect, seen: &Seen, time: Duration) {
     ]);
 }
 
+/// Something that was measured.
+pub(crate) fn note(text: &str) {
+    line(&["note", text]);
+}
+
 /// All is over.
 pub(crate) fn end(failed: usize) {
     line(&["end", &failed.to_string()]);

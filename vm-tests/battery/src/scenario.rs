@@ -32,12 +32,18 @@ pub(crate) struct Scenario {
     pub(crate) at_once: bool,
     /// Whether Weir is beyond repair when the attacker got further than to be governed.
     pub(crate) ruins_stage: bool,
+    /// Whether Weir's configuration requires the perimeter.
+    pub(crate) perimeter_required: bool,
+    /// Whether the container is there for a moment before its program, as runc and crun have it.
+    pub(crate) created_first: bool,
 }
 
 /// One state in which an attack is tried.
 pub(crate) struct Case {
     pub(crate) place: Place,
     pub(crate) caps: Caps,
+    /// Whether it sees the host's processes.
+    pub(crate) host_pids: bool,
     pub(crate) expect: fn(&Kernel) -> Expect,
 }
 
@@ -105,7 +111,21 @@ impl Scenario {
             starts_outside: false,
             at_once: false,
             ruins_stage: false,
+            perimeter_required: false,
+            created_first: false,
         }
+    }
+
+    /// In a container that is created, and started a moment later.
+    pub(crate) const fn created_first(mut self) -> Self {
+        self.created_first = true;
+        self
+    }
+
+    /// With `require = ["perimeter"]`.
+    pub(crate) const fn perimeter_required(mut self) -> Self {
+        self.perimeter_required = true;
+        self
     }
 
     /// With something outside of the container.
@@ -160,8 +180,24 @@ impl Case {
         Self {
             place,
             caps,
+            host_pids: false,
             expect,
         }
+    }
+
+    /// As one with `--pid host`.
+    pub(crate) const fn with_host_pids(mut self) -> Self {
+        self.host_pids = true;
+        self
+    }
+
+    /// Whether it would end in another way with BPF LSM than without.
+    pub(crate) fn depends_on_lsm(&self, kernel: &Kernel) -> bool {
+        let [with, without] = [true, false].map(|lsm| Kernel {
+            lsm,
+            ..kernel.clone()
+        });
+        (self.expect)(&with) != (self.expect)(&without)
     }
 
     /// The state in a few words, for the table.
@@ -172,11 +208,13 @@ impl Case {
             Place::Host => "host",
             Place::OnlyLo => "lo",
         };
-        match self.caps {
+        let state = match self.caps {
             Caps::Docker => place.to_owned(),
             Caps::NoRaw => format!("{place}-net_raw"),
             Caps::And(more) => format!("{place}+{}", more.join("+")),
-        }
+        };
+        let pids = if self.host_pids { " pid=host" } else { "" };
+        state + pids
     }
 }
 

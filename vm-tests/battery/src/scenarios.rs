@@ -18,7 +18,8 @@ scenarios! {
     unspec_reconnect governed_reconnect nonblocking
     source_bind bind_device transparent mark addrform repair
     source_route_v4 source_route_v6
-    raw_v4 raw_v6 packet packet_qdisc packet_host xdp tun tap
+    raw_v4 raw_v6 packet packet_qdisc packet_host newcomer_packet created_packet
+    xdp tun tap
     dnat dnat_of_redirect redirect_to_listener dial_listener
     udp udplite sctp smc vsock
     unix_path unix_symlink unix_abstract weir_socket
@@ -28,6 +29,7 @@ scenarios! {
     unlisted_port split_startup split_unlisted fastopen_unlisted hidden_unlisted
     steal_descriptor ptrace exhaust_origins port_reuse
     pinned_maps delete_pins detach
+    perimeter_required packet_required
 }
 
 #[cfg(test)]

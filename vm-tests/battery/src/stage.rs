@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use xtask::world::{
     ADDRESS, ADDRESS6, Agent, Network, PORT, Process, Settings, Setup, Weir, World,
 };
@@ -34,6 +38,26 @@ pub(crate) struct Prop {
     /// What lives as long.
     #[expect(dead_code, reason = "what counts is when it goes")]
     pub(crate) process: Option<Process>,
+    /// The daemon, which sees nothing meanwhile.
+    #[expect(dead_code, reason = "what counts is when it goes")]
+    pub(crate) paused: Option<Paused>,
+}
+
+/// A daemon that is stopped in the middle of whatever it does. Dropping it lets it go on.
+pub(crate) struct Paused(Pid);
+
+impl Paused {
+    pub(crate) fn new(weir: &Weir) -> Result<Self> {
+        weir.process().signal(Signal::SIGSTOP)?;
+        Ok(Self(Pid::from_raw(weir.process().pid().cast_signed())))
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // Gone, if this fails: then the next case says so.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
 }
 
 /// A database, Weir, and room for attackers.
@@ -41,32 +65,25 @@ pub(crate) struct Stage {
     pub(crate) weir: Weir,
     pub(crate) world: World,
     pub(crate) kernel: Kernel,
+    pub(crate) perimeter_required: bool,
 }
 
 impl Stage {
-    pub(crate) fn new(weir: &Path, kernel: &Kernel) -> Result<Self> {
-        let settings = Settings {
-            extra: "log_connections = on\nlog_line_prefix = '%p '".to_owned(),
-            hba: format!("local all {INTRUDER} trust\nhost all {INTRUDER} all trust"),
-            sockets: vec![format!("@{}", abstract_name())],
-            ..Settings::default()
-        };
-        let world = World::with(&settings)?;
-        world.postgres().sql(&format!(
-            "CREATE ROLE {INTRUDER} LOGIN; \
-             CREATE TABLE canary (id integer, word text); \
-             INSERT INTO canary VALUES (1, '{CANARY}'); \
-             GRANT SELECT ON canary TO {INTRUDER}, {WEIR};"
-        ))?;
+    pub(crate) fn new(weir: &Path, kernel: &Kernel, perimeter_required: bool) -> Result<Self> {
+        let world = database()?;
         fit_out(&world)?;
         let mut setup = Setup::new(weir, POLICY);
         setup.hosts.push(format!("{ADDRESS}:{SECOND_PORT}"));
         setup.hosts.push(format!("[{ADDRESS6}]:{SECOND_PORT}"));
+        if perimeter_required {
+            setup.require.push("perimeter");
+        }
         let weir = world.weir(setup).context("Weir doesn't start")?;
         Ok(Self {
             weir,
             world,
             kernel: kernel.clone(),
+            perimeter_required,
         })
     }
 
@@ -99,6 +116,24 @@ impl Stage {
             self.world.stranger("stranger", network)
         }
     }
+}
+
+/// A world whose database has a canary, and a log of who came.
+pub(crate) fn database() -> Result<World> {
+    let settings = Settings {
+        extra: "log_connections = on\nlog_line_prefix = '%p '".to_owned(),
+        hba: format!("local all {INTRUDER} trust\nhost all {INTRUDER} all trust"),
+        sockets: vec![format!("@{}", abstract_name())],
+        ..Settings::default()
+    };
+    let world = World::with(&settings)?;
+    world.postgres().sql(&format!(
+        "CREATE ROLE {INTRUDER} LOGIN; \
+         CREATE TABLE canary (id integer, word text); \
+         INSERT INTO canary VALUES (1, '{CANARY}'); \
+         GRANT SELECT ON canary TO {INTRUDER}, {WEIR};"
+    ))?;
+    Ok(world)
 }
 
 /// The abstract unix socket that the database listens on, unique to this run.

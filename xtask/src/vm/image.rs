@@ -1,5 +1,5 @@
-//! The guest: an initramfs with the battery as its process 1, Weir, PostgreSQL, a few programs,
-//! the libraries of all of them, and the kernel's modules.
+//! Root file systems for guests, and the plainest of them: an initramfs with the battery as its
+//! process 1, Weir, PostgreSQL, a few programs, the libraries of all of them, and the kernel's modules.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use xtask::cache;
 use super::kernel::Files;
 
 /// Programs of the host that the world and the attackers call.
-const PROGRAMS: [&str; 12] = [
+pub(super) const PROGRAMS: [&str; 12] = [
     "/bin/sh",
     "/bin/cat",
     "/bin/cp",
@@ -62,9 +62,11 @@ pub(super) fn make(files: &Files, filter: &[String]) -> Result<PathBuf> {
     let root = TempDir::with_prefix_in("root-", &folder)?;
     let tree = Tree(root.path().to_owned());
     tree.skeleton()?;
-    tree.programs()?;
+    tree.programs(&PROGRAMS)?;
+    tree.built(&["weir", "battery"])?;
+    symlink("usr/bin/battery", tree.at("init"))?;
     tree.postgres()?;
-    tree.modules(files)?;
+    tree.modules(files, &[])?;
     fs::write(tree.at("etc/battery/filter"), filter.join("\n"))?;
     let image = folder.join(format!("{}.cpio", files.release));
     tree.pack(&image)?;
@@ -88,16 +90,26 @@ pub(super) fn probe() -> Result<PathBuf> {
 }
 
 /// A root file system in the making.
-struct Tree(PathBuf);
+pub(super) struct Tree(pub(super) PathBuf);
 
 impl Tree {
     /// Where `path`, absolute in the guest, is here.
-    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(super) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.0.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    fn skeleton(&self) -> Result<()> {
+    /// The folders and links of a system that has nothing yet, and what every system has.
+    pub(super) fn skeleton(&self) -> Result<()> {
+        for folder in ["bin", "sbin", "lib", "lib64"] {
+            fs::create_dir_all(self.at("usr").join(folder))?;
+            symlink(format!("usr/{folder}"), self.at(folder))?;
+        }
+        self.folders()
+    }
+
+    /// The folders and files that every system has.
+    pub(super) fn folders(&self) -> Result<()> {
         for folder in [
             "proc",
             "sys",
@@ -106,16 +118,10 @@ impl Tree {
             "run",
             "root",
             "etc/battery",
-            "usr/bin",
-            "usr/sbin",
-            "usr/lib",
-            "usr/lib64",
+            "var/tmp",
             "var/cache/battery",
         ] {
             fs::create_dir_all(self.at(folder))?;
-        }
-        for folder in ["bin", "sbin", "lib", "lib64"] {
-            symlink(format!("usr/{folder}"), self.at(folder))?;
         }
         for (file, text) in [
             ("etc/passwd", accounts("/etc/passwd")?),
@@ -131,27 +137,48 @@ impl Tree {
         Ok(())
     }
 
-    fn programs(&self) -> Result<()> {
+    /// Programs of the host, with busybox for what is left.
+    pub(super) fn programs(&self, programs: &[&str]) -> Result<()> {
         let mut needed = BTreeSet::new();
-        for program in PROGRAMS {
+        for program in programs {
             self.copy(Path::new(program))?;
             needed.extend(libraries(Path::new(program))?);
         }
-        for name in ["weir", "battery"] {
-            let built = cache::target().join("debug").join(name);
-            let place = self.at(format!("usr/bin/{name}"));
-            run(Command::new("strip").arg("-o").arg(&place).arg(&built))?;
-            needed.extend(libraries(&built)?);
-        }
-        symlink("usr/bin/battery", self.at("init"))?;
         fs::copy("/bin/busybox", self.at("usr/bin/busybox"))?;
-        symlink("/usr/bin/busybox", self.at("usr/sbin/modprobe"))?;
+        // In the place of another, whose tables need another program.
+        let modprobe = self.at("usr/sbin/modprobe");
+        match fs::remove_file(&modprobe) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => symlink("/usr/bin/busybox", modprobe)?,
+        }
         // What the C library loads by name.
         needed.insert("/lib/x86_64-linux-gnu/libnss_files.so.2".into());
         needed.iter().try_for_each(|library| self.copy(library))
     }
 
-    fn postgres(&self) -> Result<()> {
+    /// Programs that were built here.
+    pub(super) fn built(&self, names: &[&str]) -> Result<()> {
+        let mut needed = BTreeSet::new();
+        for name in names {
+            let built = cache::target().join("debug").join(name);
+            let place = self.at(format!("usr/bin/{name}"));
+            run(Command::new("strip").arg("-o").arg(&place).arg(&built))?;
+            needed.extend(libraries(&built)?);
+        }
+        needed.iter().try_for_each(|library| self.copy(library))
+    }
+
+    /// PostgreSQL's client, as the agents have it.
+    pub(super) fn client(&self) -> Result<()> {
+        let program = newest("/usr/lib/postgresql")?.join("bin/psql");
+        self.copy(&program)?;
+        symlink(&program, self.at("usr/bin/psql"))?;
+        libraries(&program)?
+            .iter()
+            .try_for_each(|library| self.copy(library))
+    }
+
+    pub(super) fn postgres(&self) -> Result<()> {
         let home = newest("/usr/lib/postgresql")?;
         let version = home.file_name().context("a version")?.to_owned();
         let mut needed = BTreeSet::new();
@@ -177,14 +204,20 @@ impl Tree {
         run(Command::new("cp").arg("-a").arg(&template).arg(place))
     }
 
-    fn modules(&self, files: &Files) -> Result<()> {
+    /// The kernel's modules that attackers and Weir need, and `more`.
+    pub(super) fn modules(&self, files: &Files, more: &[&'static str]) -> Result<()> {
         let place = self.at("usr/lib/modules").join(&files.release);
         let kernel = place.join("kernel");
         fs::create_dir_all(&kernel)?;
         let built_in = fs::read_to_string(files.modules.join("modules.builtin"))?;
         let known = Modules::read(&files.modules)?;
         let is_module = |name: &&str| !built_in.lines().any(|line| module_name(line) == **name);
-        let wanted: Vec<_> = MODULES.iter().copied().filter(is_module).collect();
+        let wanted: Vec<_> = MODULES
+            .iter()
+            .chain(more)
+            .copied()
+            .filter(is_module)
+            .collect();
         let mut open: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
         let mut done = BTreeSet::new();
         while let Some(name) = open.pop() {
@@ -206,9 +239,12 @@ impl Tree {
         Ok(())
     }
 
-    /// Copies a file to the same place, links followed.
+    /// Copies a file to the same place, links followed, unless there is one.
     fn copy(&self, file: &Path) -> Result<()> {
         let place = self.at(file);
+        if place.exists() {
+            return Ok(());
+        }
         if let Some(parent) = place.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -224,8 +260,8 @@ impl Tree {
         run(Command::new("cp").arg("-aL").arg(folder).arg(parent))
     }
 
-    /// Packs all of it.
-    fn pack(&self, image: &Path) -> Result<()> {
+    /// Packs all of it into an initramfs.
+    pub(super) fn pack(&self, image: &Path) -> Result<()> {
         let mut cpio = Command::new("cpio")
             .args(["--quiet", "-o", "-H", "newc", "-0"])
             .current_dir(&self.0)
@@ -262,10 +298,10 @@ fn list(root: &Path, inside: &Path, names: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// A kernel's modules by name, from the paths of their files.
-struct Modules(Vec<PathBuf>);
+pub(super) struct Modules(Vec<PathBuf>);
 
 impl Modules {
-    fn read(folder: &Path) -> Result<Self> {
+    pub(super) fn read(folder: &Path) -> Result<Self> {
         let mut names = Vec::new();
         list(folder, Path::new("kernel"), &mut names)?;
         let names = String::from_utf8(names)?;
@@ -274,7 +310,7 @@ impl Modules {
     }
 
     /// Writes the module `name` to `to`.
-    fn unpack(&self, name: &str, to: &Path) -> Result<()> {
+    pub(super) fn unpack(&self, name: &str, to: &Path) -> Result<()> {
         let named = |file: &&PathBuf| module_name(&file.to_string_lossy()) == name;
         let Some(file) = self.0.iter().find(named) else {
             bail!("the kernel has no module {name}, and the battery needs it");
@@ -354,12 +390,12 @@ fn newest(folder: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn executable(path: &Path) -> io::Result<()> {
+pub(super) fn executable(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(super) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("could not run {command:?}"))?;

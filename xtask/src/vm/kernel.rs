@@ -20,6 +20,15 @@ pub(crate) enum Kernel {
     /// Debian 13's, as Debian 12 has it too
     #[value(name = "6.12")]
     V6_12,
+    /// Debian 12's without BPF LSM, for what that decides
+    #[value(name = "6.1-no-lsm")]
+    V6_1NoLsm,
+    /// Debian 13's without BPF LSM, for what that decides
+    #[value(name = "6.12-no-lsm")]
+    V6_12NoLsm,
+    /// Debian 13's without BPF LSM, with systemd and podman
+    #[value(name = "podman")]
+    Podman,
 }
 
 impl Kernel {
@@ -27,8 +36,16 @@ impl Kernel {
     pub(super) fn package(self) -> Option<&'static str> {
         match self {
             Self::Host => None,
-            Self::V6_1 => Some("linux-image-cloud-amd64"),
-            Self::V6_12 => Some("linux-image-6.12-cloud-amd64"),
+            Self::V6_1 | Self::V6_1NoLsm => Some("linux-image-cloud-amd64"),
+            Self::V6_12 | Self::V6_12NoLsm | Self::Podman => Some("linux-image-6.12-cloud-amd64"),
+        }
+    }
+
+    /// The security modules that it boots with.
+    pub(super) fn security(self) -> &'static str {
+        match self {
+            Self::Host | Self::V6_1 | Self::V6_12 => "lockdown,yama,bpf",
+            Self::V6_1NoLsm | Self::V6_12NoLsm | Self::Podman => "lockdown,yama",
         }
     }
 }
@@ -39,6 +56,9 @@ impl fmt::Display for Kernel {
             Self::Host => "host",
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
+            Self::V6_1NoLsm => "6.1-no-lsm",
+            Self::V6_12NoLsm => "6.12-no-lsm",
+            Self::Podman => "podman",
         })
     }
 }

@@ -17,15 +17,25 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// A kernel under KVM is up in less than one.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
-/// Boots `files` with the battery's image, and follows it to its end.
-pub(super) fn boot(kernel: Kernel, files: &Files, initrd: &Path) -> Result<Run> {
-    let kvm = kvm_works(files)?;
+/// What a machine is made of.
+pub(super) struct Machine<'a> {
+    pub(super) files: &'a Files,
+    pub(super) initrd: &'a Path,
+    /// Its disk, which it can't change.
+    pub(super) disk: Option<&'a Path>,
+    /// Parameters of the kernel.
+    pub(super) parameters: &'a str,
+}
+
+/// Boots a machine that runs a battery, and follows it to its end.
+pub(super) fn boot(kernel: Kernel, machine: &Machine<'_>) -> Result<Run> {
+    let kvm = kvm_works(machine.files)?;
     println!(
         "  {kernel}: booting {} under {}",
-        files.release,
+        machine.files.release,
         if kvm { "KVM" } else { "TCG" }
     );
-    let mut guest = Guest::start(files, initrd, kvm, "lsm=lockdown,yama,bpf loglevel=4")?;
+    let mut guest = Guest::start(machine, kvm)?;
     let output = guest.0.stdout.take().context("stdout is a pipe")?;
     let pid = guest.0.id();
     let watchdog = Watchdog::new(pid, LIMIT);
@@ -45,7 +55,13 @@ fn kvm_works(files: &Files) -> Result<bool> {
     {
         return Ok(false);
     }
-    let mut guest = Guest::start(files, &image::probe()?, true, "quiet")?;
+    let probe = Machine {
+        files,
+        initrd: &image::probe()?,
+        disk: None,
+        parameters: "quiet",
+    };
+    let mut guest = Guest::start(&probe, true)?;
     let start = Instant::now();
     while start.elapsed() < PROBE_LIMIT {
         // The probe's process 1 switches the machine off.
@@ -61,7 +77,7 @@ fn kvm_works(files: &Files) -> Result<bool> {
 struct Guest(Child);
 
 impl Guest {
-    fn start(files: &Files, initrd: &Path, kvm: bool, append: &str) -> Result<Self> {
+    fn start(machine: &Machine<'_>, kvm: bool) -> Result<Self> {
         let mut qemu = Command::new("qemu-system-x86_64");
         if kvm {
             qemu.args(["-accel", "kvm", "-cpu", "host"]);
@@ -70,8 +86,15 @@ impl Guest {
         }
         qemu.args(["-smp", "2", "-m", "3000", "-no-reboot", "-nodefaults"]);
         qemu.args(["-display", "none", "-serial", "stdio", "-kernel"]);
-        qemu.arg(&files.vmlinuz).arg("-initrd").arg(initrd);
-        qemu.args(["-append", &format!("console=ttyS0 panic=-1 {append}")]);
+        qemu.arg(&machine.files.vmlinuz);
+        qemu.arg("-initrd").arg(machine.initrd);
+        let parameters = format!("console=ttyS0 panic=-1 {}", machine.parameters);
+        qemu.args(["-append", &parameters]);
+        if let Some(disk) = machine.disk {
+            let options = "if=virtio,format=raw,snapshot=on,cache=unsafe";
+            let drive = format!("file={},{options}", disk.display());
+            qemu.args(["-drive", &drive]);
+        }
         qemu.stdin(Stdio::null()).stdout(Stdio::piped());
         qemu.spawn()
             .map(Self)

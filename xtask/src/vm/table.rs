@@ -11,6 +11,7 @@ const MARK: &str = "@battery\t";
 pub(super) enum Line {
     Begin { release: String, cases: usize },
     Case(Case),
+    Note(String),
     End,
 }
 
@@ -44,6 +45,7 @@ impl Line {
                     detail: rest.join(" "),
                 }))
             }
+            ["note", text] => Some(Self::Note(text.to_owned())),
             ["end", ..] => Some(Self::End),
             _ => None,
         }

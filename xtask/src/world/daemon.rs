@@ -45,6 +45,8 @@ pub struct Setup {
     /// What becomes of agents that could get round Weir: these can, being root among the host's
     /// files. `None` leaves it at the default.
     pub preflight: Option<&'static str>,
+    /// Hooks without which it doesn't start.
+    pub require: Vec<&'static str>,
     /// More of the configuration, behind the agents `coder` and `analyst`.
     pub more: String,
     /// Where the journal and the index go, if not below the world's folder.
@@ -68,6 +70,7 @@ impl Setup {
             hosts: vec![format!("{ADDRESS}:{PORT}"), format!("[{ADDRESS6}]:{PORT}")],
             password: "upstream-secret".to_owned(),
             preflight: Some("warn"),
+            require: Vec::new(),
             more: String::new(),
             state: None,
             managed: false,
@@ -257,6 +260,7 @@ fn configuration(site: &Site, setup: &Setup) -> String {
         r#"[capture]
 slice = "{slice}"
 pin_dir = {pins}
+require = {require:?}
 
 [paths]
 state_dir = {state}
@@ -276,6 +280,7 @@ login = {{ user = "weir_agents", password = {{ file = {password} }} }}
 client_tls = "{client_tls}"
 {on_detect}"#,
         pins = quoted(pins),
+        require = setup.require,
         state = quoted(&state(site, setup)),
         run = quoted(&dir.join("run")),
         policies = quoted(&dir.join("policies")),

@@ -220,9 +220,11 @@ pub(crate) fn station(interface: &str) -> io::Result<[u8; 6]> {
 /// The station of a neighbour: the kernel finds out when something is sent there.
 pub(crate) fn neighbour(address: Ipv4Addr) -> io::Result<[u8; 6]> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    for _ in 0..50 {
+    for round in 0..57 {
         socket.send_to(b"?", (address, 9))?;
-        std::thread::sleep(Duration::from_millis(20));
+        // A pair answers in less than the first, and who is in a hurry counts on that.
+        let pause = Duration::from_micros(150 << round.min(8));
+        std::thread::sleep(pause.min(Duration::from_millis(20)));
         let table = fs::read_to_string("/proc/net/arp")?;
         let mut rows = table
             .lines()

@@ -34,7 +34,7 @@ pub(super) fn without_perimeter(kernel: &Kernel) -> Expect {
     }
 }
 
-fn attack(target: &Target) -> anyhow::Result<Outcome> {
+pub(super) fn attack(target: &Target) -> anyhow::Result<Outcome> {
     let mut way = Packet::new("eth0", neighbour(target.router())?)?;
     let mute = Mute::new(target.own_v4().into())?;
     Ok(packet::ask(&mut way, raw_v4::flow(target, &mute)))

@@ -1,5 +1,6 @@
 //! `ptrace` on the daemon: who controls it has its connections. The container has its own process
-//! numbers, and the daemon none among them.
+//! numbers, and the daemon none among them. Where it has the host's, the kernel wants SYS_PTRACE, as the
+//! daemon may more than the attacker.
 
 use anyhow::Result;
 use nix::{sys::ptrace::attach, unistd::Pid};
@@ -7,7 +8,7 @@ use nix::{sys::ptrace::attach, unistd::Pid};
 use crate::{
     attack::{Outcome, Target, variable},
     scenario::{Caps, Case, Place, Scenario, blocked},
-    scenarios::steal_descriptor::daemon,
+    scenarios::steal_descriptor::{daemon, gap},
 };
 
 pub(super) const SCENARIO: Scenario = Scenario::new(
@@ -18,6 +19,8 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
         Case::bridge(blocked),
         Case::new(Place::Bridge, Caps::And(&["sys_ptrace"]), blocked),
         Case::host(blocked),
+        Case::bridge(blocked).with_host_pids(),
+        Case::new(Place::Bridge, Caps::And(&["sys_ptrace"]), gap).with_host_pids(),
     ],
 )
 .with(daemon)

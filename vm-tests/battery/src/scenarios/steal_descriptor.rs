@@ -4,7 +4,8 @@ use anyhow::Result;
 
 use crate::{
     attack::{Outcome, Target, variable},
-    scenario::{Caps, Case, Place, Scenario, blocked},
+    kernel::Kernel,
+    scenario::{Caps, Case, Expect, Place, Scenario, blocked},
     stage::{Prop, Stage},
     sys,
 };
@@ -17,10 +18,17 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
         Case::bridge(blocked),
         Case::new(Place::Bridge, Caps::And(&["sys_ptrace"]), blocked),
         Case::host(blocked),
+        Case::bridge(blocked).with_host_pids(),
+        Case::new(Place::Bridge, Caps::And(&["sys_ptrace"]), gap).with_host_pids(),
     ],
 )
 .with(daemon)
 .no_control("it would be done to the daemon");
+
+/// Preflight refuses sessions to somebody like that; this takes none.
+pub(super) fn gap(_: &Kernel) -> Expect {
+    Expect::Gap("the host's processes with SYS_PTRACE")
+}
 
 /// As the host counts.
 pub(super) fn daemon(stage: &Stage) -> Result<Prop> {
