@@ -29,6 +29,27 @@ pub const MAX_NAMESPACES: usize = 4096;
 /// its session closed.
 pub const MAX_ORIGINS: usize = 65536;
 
+/// Cgroups whose egress policy is known at most; one more sends nothing until another one goes.
+pub const MAX_CGROUPS: usize = 65536;
+
+/// Entries of all egress lists together at most.
+pub const MAX_DESTINATIONS: usize = 16384;
+
+/// In the place of an egress policy: the daemon hasn't said yet whose this cgroup is.
+pub const STRANGER: u32 = 0;
+
+/// The egress policy of a cgroup that may send anything anywhere (but to a protected endpoint).
+pub const OPEN: u32 = 1;
+
+/// The egress policy of a cgroup that reaches its own loopback and Weir, and nothing else.
+pub const NOTHING: u32 = 2;
+
+/// The first of the egress policies that are lists.
+pub const FIRST_LIST: u32 = 3;
+
+/// In the place of a port in an egress list: all of them.
+pub const ALL_PORTS: u32 = 0;
+
 /// In the place of a listener's port: there is none, or the socket wasn't redirected to one.
 pub const NO_LISTENER: u32 = 0;
 
@@ -196,6 +217,25 @@ pub struct Socket {
     pub connected: u32,
 }
 
+/// What is looked up in the egress lists, or an entry of one: of an entry, only the first bits count.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// Whose list.
+    pub policy: u32,
+    /// The port in host byte order, or [`ALL_PORTS`].
+    pub port: u32,
+    /// The address, as an [`Endpoint`] has it.
+    pub address: Address,
+}
+
+impl Destination {
+    /// The bits of an entry that always count: the policy's and the port's.
+    pub const FIXED_BITS: u32 = 64;
+    /// The bits of an entry for one address.
+    pub const BITS: u32 = Self::FIXED_BITS + 128;
+}
+
 /// By what the daemon finds a connection's origin when it accepts it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +258,7 @@ pub struct Event {
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<Destination>() == 24);
     assert!(size_of::<OriginKey>() == 32);
     assert!(size_of::<Socket>() == 64);
 };
@@ -226,6 +267,8 @@ const _: () = {
 mod pod {
     // SAFETY: `repr(C)`, no padding (asserted above), and every bit pattern is a value.
     unsafe impl aya::Pod for super::Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Destination {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::OriginKey {}
     // SAFETY: as above.

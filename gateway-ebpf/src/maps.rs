@@ -1,22 +1,22 @@
 //! The maps, and the few things that programs do with them.
 //!
-//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS`, `SOCKETS` and `ORIGINS` are pinned by the
-//! daemon and outlive it; the others belong to one daemon. Only `ORIGINS` may forget: a forgotten
-//! origin closes a session.
+//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS`, `SOCKETS`, `ORIGINS`, `ALL_OPEN`, `CGROUPS` and
+//! `DESTINATIONS` are pinned by the daemon and outlive it; the others belong to one daemon. Only
+//! `ORIGINS` may forget: a forgotten origin closes a session.
 
 use core::ptr;
 
 use aya_ebpf::{
     Global,
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    btf_maps::{Array, HashMap, LruHashMap, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage, lpm_trie::Key},
     cty::c_void,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_sk_storage_get},
     macros::btf_map,
 };
 use gateway_ebpf::{
-    ANYWHERE, Address, Endpoint, Event, MAX_ENDPOINTS, MAX_NAMESPACES, MAX_ORIGINS, OriginKey,
-    PORT_WORDS, Socket,
+    ANYWHERE, Address, Destination, Endpoint, Event, MAX_CGROUPS, MAX_DESTINATIONS, MAX_ENDPOINTS,
+    MAX_NAMESPACES, MAX_ORIGINS, OriginKey, PORT_WORDS, STRANGER, Socket,
 };
 
 /// Endpoints that an agent reaches only through Weir, with the namespaces that this counts in.
@@ -47,6 +47,23 @@ pub(crate) static ORIGINS: LruHashMap<OriginKey, Socket, MAX_ORIGINS> = LruHashM
 /// daemon's own scan finds the namespace a little later.
 #[btf_map]
 static EVENTS: RingBuf<Event, 65536> = RingBuf::new();
+
+/// 1 if every agent may send anything anywhere: then no cgroup has to be known.
+#[btf_map]
+static ALL_OPEN: Array<u32, 1> = Array::new();
+
+/// Cgroup id to the egress policy of the agent that it belongs to.
+#[btf_map]
+static CGROUPS: HashMap<u64, u32, MAX_CGROUPS> = HashMap::new();
+
+/// The egress policies that are lists.
+#[btf_map]
+static DESTINATIONS: LpmTrie<Destination, u8, MAX_DESTINATIONS> = LpmTrie::new();
+
+/// Cgroups that have no egress policy and want one. A lost event only costs time: whoever is refused
+/// again says so again.
+#[btf_map]
+static STRANGERS: RingBuf<u64, 65536> = RingBuf::new();
 
 /// The slice's cgroup id; the daemon sets it before it loads the programs.
 #[unsafe(no_mangle)]
@@ -94,6 +111,33 @@ pub(crate) fn is_local_port(port: u16) -> bool {
     LOCAL_PORTS
         .get(u32::from(port >> 6))
         .is_some_and(|word| word >> (port & 63) & 1 == 1)
+}
+
+/// Whether every agent may send anything anywhere.
+#[inline(always)]
+pub(crate) fn is_all_open() -> bool {
+    ALL_OPEN.get(0).is_some_and(|all| *all == 1)
+}
+
+/// The egress policy of a cgroup, or [`STRANGER`].
+#[inline(always)]
+pub(crate) fn policy(cgroup: u64) -> u32 {
+    // SAFETY: the value is copied at once; the daemon replaces it whole.
+    unsafe { CGROUPS.get(cgroup) }.map_or(STRANGER, |policy| *policy)
+}
+
+/// Whether a list has an entry that covers this.
+#[inline(always)]
+pub(crate) fn is_listed(destination: Destination) -> bool {
+    DESTINATIONS
+        .get(&Key::new(Destination::BITS, destination))
+        .is_some()
+}
+
+/// Asks the daemon whose cgroup this is.
+#[inline(always)]
+pub(crate) fn report_stranger(cgroup: u64) {
+    let _ = STRANGERS.output(cgroup, 0);
 }
 
 /// The record of a socket, if it has one.

@@ -7,6 +7,7 @@
 mod connect;
 mod origin;
 mod packet;
+mod policy;
 mod socket;
 mod task;
 mod unix;

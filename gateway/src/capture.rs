@@ -6,6 +6,8 @@
 //!   listener or fails;
 //! - no packet of a socket of the slice is for a protected endpoint, nor one that leaves an agent's own
 //!   network namespace by a veth to this host (see [`Hook`] for what a kernel may lack);
+//! - where egress is governed, no socket of the slice sends anything else but what the policy of its
+//!   cgroup permits, and nothing before its cgroup has one;
 //! - that stays so when the daemon dies: programs, endpoints and listeners' ports are pinned. The
 //!   listeners are gone, so clients get ECONNREFUSED; or the service manager keeps them, so clients
 //!   wait for the next daemon, which knows their origins;
@@ -16,6 +18,7 @@
 //! All of the crate's `unsafe` is in this module.
 
 mod btf;
+mod egress;
 mod endpoints;
 mod fd_store;
 mod hook;
@@ -39,9 +42,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use egress::{Egress, EgressPolicy, Network, Reach, Stranger, Strangers};
 pub use fd_store::Inherited;
 pub use hook::{Gap, Hook};
 pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
+pub use place::Cgroups;
 pub use probe::{Check, Problem};
 pub use watch::{Coverage, Coverages, NamespaceEvent, NetnsId, Watcher};
 
@@ -58,6 +63,9 @@ pub struct Settings {
     /// Hooks without which nothing shall be captured; without any other, there is a [`Gap`]. With
     /// the perimeter among them, a namespace that has a way past it has no listener.
     pub require: Vec<Hook>,
+    /// Whether cgroups have to have an egress policy before they send anything: so if any agent may
+    /// not send everything everywhere.
+    pub governed: bool,
 }
 
 /// Why the kernel side could not be brought up or changed.
@@ -107,8 +115,17 @@ pub enum Error {
     /// More protected endpoints than the map holds.
     #[error("more than {} protected endpoints", gateway_ebpf::MAX_ENDPOINTS)]
     TooManyEndpoints,
-    /// [`Capture::watch`] was called twice.
-    #[error("the namespaces are already being watched")]
+    /// More in egress lists than the map holds.
+    #[error(
+        "more than {} addresses in egress lists",
+        gateway_ebpf::MAX_DESTINATIONS
+    )]
+    TooManyDestinations,
+    /// More cgroups below the slice than the map holds.
+    #[error("more than {} cgroups below the slice", gateway_ebpf::MAX_CGROUPS)]
+    TooManyCgroups,
+    /// [`Capture::watch`] or [`Capture::egress`] was called twice.
+    #[error("the slice is already being watched")]
     AlreadyWatched,
     /// The eBPF object could not be loaded.
     #[error("the eBPF programs can't be loaded")]
@@ -176,6 +193,7 @@ impl Capture {
         let endpoints = endpoints::Endpoints::new(&mut loaded, aliases.clone())?;
         let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases)?;
         let sweep = sweep::start(origins.fd())?;
+        egress::govern(&mut loaded, settings.governed)?;
         let log = log::start(&mut loaded.ebpf)?;
         loaded.attach(&slice, &settings.require)?;
         for gap in loaded.optional.gaps() {
@@ -236,6 +254,19 @@ impl Capture {
             watch::start(&self.slice, maps, perimeter, &self.coverage, inherited)?;
         self.watch = Some(worker);
         Ok(watcher)
+    }
+
+    /// The egress policies, and the cgroups that want one.
+    ///
+    /// # Errors
+    /// At the second call, or if the thread can't be started.
+    pub fn egress(&mut self) -> Result<(Egress, Strangers), Error> {
+        let events = self
+            .loaded
+            .map("STRANGERS")
+            .map_err(|_| Error::AlreadyWatched)?;
+        let strangers = Strangers::start(events.try_into()?, &self.slice)?;
+        Ok((Egress::new(&mut self.loaded)?, strangers))
     }
 
     /// Where accepted connections wanted to go.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   journal, CA, policy -> datastores (names resolved) -> workers -> capture (attach or take over)
-//!     -> endpoints, listeners in namespaces -> control socket -> ready
+//!     -> endpoints, egress, listeners in namespaces -> control socket -> ready
 //! ```
 //!
 //! Until the capture is attached no agent of a first start is governed, so everything that can fail
@@ -12,6 +12,7 @@
 
 mod agents;
 mod datastores;
+mod egress;
 mod manager;
 mod status;
 
@@ -36,6 +37,7 @@ use crate::record::{self, Recorder};
 use crate::session::{Catalogs, Directory, Environment};
 use crate::tls::Authority;
 use datastores::Datastores;
+use egress::Egress;
 
 /// How long sessions may go on after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -119,6 +121,7 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
     capture
         .set_endpoints(&datastores.addresses())
         .context("the endpoints can't be protected")?;
+    let egress = govern(&config, &agents, &mut capture)?;
     let watcher = capture
         .watch(inherited)
         .context("agents' namespaces can't be watched")?;
@@ -145,13 +148,39 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         status::handle(&running),
         std::future::pending(),
     ));
-    serve(Arc::clone(&running), capture, (watcher, authority)).await;
+    serve(Arc::clone(&running), capture, egress, (watcher, authority)).await;
     let _ = drain.send(true);
     answering.abort();
     // Its workers are handles too; the threads end with the last of them.
     let _ = answering.await;
     down(running, threads, socket).await;
     Ok(())
+}
+
+/// Has agents send only what they may; `None` if that is everything for all of them.
+fn govern(
+    config: &Config,
+    agents: &Agents,
+    capture: &mut Capture,
+) -> anyhow::Result<Option<Arc<Egress>>> {
+    if !config.capture.governed {
+        return Ok(None);
+    }
+    let (kernel, strangers) = capture.egress().context("egress can't be governed")?;
+    let egress = Egress::new(config, agents.clone(), kernel, &strangers)?;
+    let egress = Arc::new(egress);
+    tokio::spawn(Arc::clone(&egress).welcome(strangers));
+    Ok(Some(egress))
+}
+
+/// Brings what the egress policies know of names and cgroups up to date, now and then.
+async fn refresh(egress: Option<Arc<Egress>>) {
+    let Some(egress) = egress else { return };
+    let mut again = tokio::time::interval(RESOLVE);
+    loop {
+        again.tick().await;
+        egress.refresh().await;
+    }
 }
 
 /// The sockets on this host with which an agent could have itself let out.
@@ -191,6 +220,7 @@ fn closed(config: &Config, gaps: &[Gap]) -> Closed {
 async fn serve(
     running: Arc<Running>,
     mut capture: Capture,
+    egress: Option<Arc<Egress>>,
     (mut watcher, authority): (Watcher, Authority),
 ) {
     let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
@@ -208,6 +238,7 @@ async fn serve(
         endpoints: running.datastores.endpoints(),
     };
     let mut resolve = tokio::time::interval_at(tokio::time::Instant::now() + RESOLVE, RESOLVE);
+    let refreshing = tokio::spawn(refresh(egress));
     tokio::spawn(manager::feed_watchdog());
     manager::ready();
     loop {
@@ -231,6 +262,7 @@ async fn serve(
             }
         }
     }
+    refreshing.abort();
     manager::stopping();
     running.close_listeners();
 }

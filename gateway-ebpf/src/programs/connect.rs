@@ -10,10 +10,10 @@ use aya_log_ebpf::{debug, warn};
 use gateway_ebpf::{Endpoint, LOOPBACK_V4, LOOPBACK_V6, NO_LISTENER, Socket};
 
 use super::{
-    ALLOW, DENY, IPPROTO_TCP, bound, listener, named4, named6, netns, protected, write_ip4,
+    ALLOW, DENY, IPPROTO_TCP, bound, listener, named4, named6, netns, policy, protected, write_ip4,
     write_ip6, write_port,
 };
-use crate::maps;
+use crate::maps::{self, HOST};
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
@@ -52,7 +52,8 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
     datagram(&ctx, named6(&ctx))
 }
 
-/// A datagram from a socket that isn't connected: none goes to a protected endpoint.
+/// A datagram from a socket that isn't connected: none goes to a protected endpoint, nor to one that
+/// its agent may not reach.
 #[inline(always)]
 fn datagram(ctx: &SockAddrContext, named: Endpoint) -> i32 {
     // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
@@ -62,13 +63,28 @@ fn datagram(ctx: &SockAddrContext, named: Endpoint) -> i32 {
     }
     // SAFETY: `sk` is the context's socket.
     let bound = unsafe { bound(sk) };
-    match named.resolve(&bound) {
-        Some(destination) if protected(destination, netns(ctx)).is_none() => ALLOW,
-        _ => {
-            debug!(ctx, "denied a datagram to a protected endpoint");
-            DENY
-        }
+    let netns = netns(ctx);
+    let Some(destination) = named.resolve(&bound) else {
+        return DENY;
+    };
+    if protected(destination, netns).is_some() {
+        debug!(ctx, "denied a datagram to a protected endpoint");
+        return DENY;
     }
+    // SAFETY: `sk` is the context's socket.
+    let record = unsafe { maps::socket(sk.cast()) };
+    if is_permitted(record, netns, &destination) {
+        return ALLOW;
+    }
+    debug!(ctx, "denied a datagram by egress policy");
+    DENY
+}
+
+/// Whether a socket may send to a destination that isn't protected, by its agent's egress policy. One
+/// without a record (made by the kernel, as MPTCP's are, or before Weir) is judged by its packets.
+#[inline(always)]
+fn is_permitted(record: Option<&mut Socket>, netns: u64, destination: &Endpoint) -> bool {
+    record.is_none_or(|record| policy::permits(record.cgroup, netns == HOST.load(), destination))
 }
 
 enum Verdict {
@@ -110,10 +126,14 @@ fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
         warn!(ctx, "denied a connect to Weir's own listener");
         return Verdict::Deny;
     }
-    let Some(destination) = protected(destination, netns) else {
+    if let Some(database) = protected(destination, netns) {
+        return redirect(ctx, record, database, listener);
+    }
+    if is_permitted(record, netns, &destination) {
         return Verdict::Pass;
-    };
-    redirect(ctx, record, destination, listener)
+    }
+    debug!(ctx, "denied a connect by egress policy");
+    Verdict::Deny
 }
 
 /// Sends a connect to a protected endpoint to the namespace's listener, or denies it.

@@ -8,13 +8,14 @@
 
 use aya_ebpf::{
     bindings::__sk_buff,
+    helpers::generated::bpf_skb_cgroup_id,
     macros::{cgroup_skb, classifier},
     programs::{SkBuffContext, TcContext, sk_buff::SkBuff},
 };
 use aya_log_ebpf::debug;
-use gateway_ebpf::{Address, Endpoint};
+use gateway_ebpf::{Address, Endpoint, NO_LISTENER, Socket};
 
-use super::{ALLOW, DENY};
+use super::{ALLOW, DENY, policy};
 use crate::maps::{self, Scope};
 
 /// `TC_ACT_UNSPEC` and `TCX_NEXT`: the next program is asked.
@@ -164,7 +165,7 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
         let destination = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
         let whole = fragment_offset(u16::from_ne_bytes([header[6], header[7]])) == 0;
         if whole && protocol == ICMP {
-            return false;
+            return self.is_beyond(&Endpoint::v4(destination, 0));
         }
         if whole
             && has_ports(protocol)
@@ -199,7 +200,7 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
         let mut place = self.start + V6_HEADER;
         for _ in 0..MAX_HEADERS {
             if next == ICMPV6 || next == NO_NEXT_HEADER {
-                return false;
+                return self.is_beyond(&Endpoint::v6(address, 0));
             }
             if has_ports(next) {
                 let Ok(port) = self.skb.load::<u16>(place + 2) else {
@@ -234,10 +235,11 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
             return self.is_meant(scope);
         }
         // At an address that came up just now, say.
-        !PERIMETER
+        let is_new = !PERIMETER
             && self.device() == LOOPBACK_DEVICE
             && maps::is_local_port(endpoint.port as u16)
-            && self.is_from_host()
+            && self.is_from_host();
+        is_new || self.is_beyond(&endpoint)
     }
 
     /// As `is_guarded`, for whichever port.
@@ -245,7 +247,25 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     fn is_guarded_address(&self, endpoint: Endpoint) -> bool {
         let endpoint = endpoint.canonical_loopback().unwrap_or(endpoint);
         let scope = maps::address_scope(&endpoint.address);
-        scope != Scope::NOBODY && self.is_meant(scope)
+        scope != Scope::NOBODY && self.is_meant(scope) || self.is_beyond(&endpoint)
+    }
+
+    /// Whether the packet's socket may not send there by its agent's egress policy. (The perimeter
+    /// sees no socket.)
+    #[inline(always)]
+    fn is_beyond(&self, destination: &Endpoint) -> bool {
+        if PERIMETER || maps::is_all_open() {
+            return false;
+        }
+        // SAFETY: the hook's own packet.
+        let cgroup = unsafe { bpf_skb_cgroup_id(self.skb.skb) };
+        let record = self.record();
+        // Without a record (made by the kernel, or before Weir), loopback may be the namespace's own.
+        let on_host = record.as_ref().is_some_and(|record| {
+            record.on_host != 0
+                && (record.listener == NO_LISTENER || record.listener != destination.port)
+        });
+        !policy::permits(cgroup, on_host, destination)
     }
 
     #[inline(always)]
@@ -256,11 +276,17 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     /// Whether the packet's socket is in the host's own namespace, as far as is known.
     #[inline(always)]
     fn is_from_host(&self) -> bool {
+        self.record().is_none_or(|record| record.on_host != 0)
+    }
+
+    /// What is known of the packet's socket.
+    #[inline(always)]
+    fn record(&self) -> Option<&'static mut Socket> {
         let skb: *mut __sk_buff = self.skb.skb;
         // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
         let sk = unsafe { (*skb).__bindgen_anon_2.sk };
         // SAFETY: `sk` is the context's socket.
-        unsafe { maps::socket(sk.cast()) }.is_none_or(|record| record.on_host != 0)
+        unsafe { maps::socket(sk.cast()) }
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use gateway_ebpf::{Endpoint, NO_LISTENER, Socket};
 
-use super::{ALLOW, DENY, IPPROTO_TCP, IPPROTO_UDP, listener, netns};
+use super::{ALLOW, DENY, IPPROTO_TCP, IPPROTO_UDP, listener, netns, policy};
 use crate::maps::{self, HOST};
 
 const SOCK_STREAM: u32 = 1;
@@ -36,8 +36,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
     // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
     let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
     match (kind, protocol) {
-        (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) => {}
-        (SOCK_DGRAM, IPPROTO_UDP) => return ALLOW,
+        (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) | (SOCK_DGRAM, IPPROTO_UDP) => {}
         _ => {
             warn!(
                 &ctx,
@@ -47,9 +46,11 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         }
     }
     let netns = netns(&ctx);
+    // SAFETY: a helper without arguments. A new socket belongs to the cgroup of its maker.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    policy::meet(cgroup);
     let record = Socket {
-        // SAFETY: a helper without arguments. A new socket belongs to the cgroup of its maker.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        cgroup,
         destination: Endpoint::v4(0, 0),
         listener: NO_LISTENER,
         pid: 0,

@@ -1,17 +1,15 @@
 //! Where an accepted connection wanted to go, and who made it: the kernel's word, given out once.
 
-use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use aya::maps::{Map, MapData};
 use gateway_ebpf::{Endpoint, OriginKey, Socket};
 
 use super::endpoints::Aliases;
-use super::place::Slice;
+use super::place::{Cgroups, Slice};
 use super::{Error, kernel};
 
 /// The configured address that a client named, itself or by another address of this host; IPv4 even
@@ -71,9 +69,7 @@ pub struct Origins {
 struct Shared {
     map: MapData,
     aliases: Aliases,
-    root: PathBuf,
-    mount: File,
-    slice: PathBuf,
+    cgroups: Cgroups,
 }
 
 impl Origins {
@@ -81,17 +77,11 @@ impl Origins {
         let Map::LruHashMap(map) = map else {
             return Err(Error::Incomplete("ORIGINS of the expected kind"));
         };
-        let mount = File::open(&slice.root).map_err(Error::io(format!(
-            "{} can't be opened",
-            slice.root.display()
-        )))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 map,
                 aliases,
-                root: slice.root.clone(),
-                mount,
-                slice: slice.path.clone(),
+                cgroups: Cgroups::open(slice)?,
             }),
         })
     }
@@ -116,39 +106,24 @@ impl Origins {
         };
         let found = kernel::take_element::<_, Socket>(self.shared.map.fd().as_fd(), &key);
         let socket = found.map_err(Miss::Lookup)?.ok_or(Miss::Unknown(peer))?;
-        let cgroup_path =
-            self.shared
-                .cgroup_path(socket.cgroup)
-                .map_err(|source| Miss::Cgroup {
-                    id: socket.cgroup,
-                    source,
-                })?;
+        let cgroup = CgroupId(socket.cgroup);
+        let cgroup_path = self
+            .shared
+            .cgroups
+            .path(cgroup)
+            .map_err(|source| Miss::Cgroup {
+                id: cgroup.0,
+                source,
+            })?;
         Ok(Origin {
             dst: OriginalDst(self.shared.aliases.resolve(address(&socket.destination))),
-            cgroup: CgroupId(socket.cgroup),
+            cgroup,
             cgroup_path,
             pid: socket.pid,
             uid: socket.uid,
             comm: name(&socket.comm),
         })
     }
-}
-
-impl Shared {
-    /// The path of a cgroup below the slice, relative to the mount. The kernel finds it by its id,
-    /// so it costs the same however many cgroups an agent makes.
-    fn cgroup_path(&self, id: u64) -> io::Result<String> {
-        let cgroup = kernel::open_cgroup(&self.mount, id)?;
-        let path = fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))?;
-        if !path.starts_with(&self.slice) {
-            return Err(io::Error::other("it is outside of the slice"));
-        }
-        relative(&path, &self.root).ok_or_else(|| io::Error::other("its name is not UTF-8"))
-    }
-}
-
-fn relative(path: &Path, root: &Path) -> Option<String> {
-    Some(path.strip_prefix(root).ok()?.to_str()?.to_owned())
 }
 
 /// A thread's name up to its terminating zero.

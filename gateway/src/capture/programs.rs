@@ -9,10 +9,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use aya::maps::lpm_trie::Key;
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Address, Endpoint, LAYOUT, OriginKey, Socket};
+use gateway_ebpf::{Address, Destination, Endpoint, LAYOUT, OriginKey, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
@@ -49,13 +50,20 @@ const PROGRAMS: [(&str, AttachType); 12] = [
 const EXEC: &str = "sched_process_exec";
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 6] = [
+const PINNED_MAPS: [(&str, usize, usize); 9] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
     ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
     ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
     ("LISTENERS", size_of::<u64>(), size_of::<u32>()),
     ("SOCKETS", size_of::<i32>(), size_of::<Socket>()),
     ("ORIGINS", size_of::<OriginKey>(), size_of::<Socket>()),
+    ("ALL_OPEN", size_of::<u32>(), size_of::<u32>()),
+    ("CGROUPS", size_of::<u64>(), size_of::<u32>()),
+    (
+        "DESTINATIONS",
+        size_of::<Key<Destination>>(),
+        size_of::<u8>(),
+    ),
 ];
 
 /// Programs that are loaded, and may be attached.

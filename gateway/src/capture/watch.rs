@@ -461,7 +461,7 @@ impl Watch {
 }
 
 /// The time until `deadline`, none if it is over.
-fn until(deadline: Instant) -> PollTimeout {
+pub(super) fn until(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     // `poll` counts in whole milliseconds: rounded up, it isn't called again and again at the end.
     PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::ZERO)

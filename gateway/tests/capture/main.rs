@@ -1,6 +1,7 @@
 //! The kernel side against a real kernel: own cgroups, own network namespaces, python as the agent.
 //! Needs root; nothing here leaves the machine.
 
+mod egress;
 mod local;
 mod lsm;
 mod perimeter;
