@@ -1,4 +1,8 @@
 //! Egress policies: what a socket may send beside databases, by the cgroup that it was made in.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a part of tests, which end at what they don't expect"
+)]
 
 use std::time::Duration;
 

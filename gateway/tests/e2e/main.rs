@@ -5,6 +5,7 @@
 
 mod agents;
 mod drivers;
+mod egress;
 mod encryption;
 mod failing;
 mod harness;

@@ -43,6 +43,8 @@ pub struct Setup {
     /// What becomes of agents that could get round Weir: these can, being root among the host's
     /// files. `None` leaves it at the default.
     pub preflight: Option<&'static str>,
+    /// The `egress` of the agent `coder`, as the configuration has it. `None` leaves it at the default.
+    pub egress: Option<String>,
     /// More of the configuration, behind the agents `coder` and `analyst`.
     pub more: String,
     /// Where the journal and the index go, if not below the world's folder.
@@ -65,6 +67,7 @@ impl Setup {
             hosts: vec![format!("{ADDRESS}:{PORT}"), format!("[{ADDRESS6}]:{PORT}")],
             password: "upstream-secret".to_owned(),
             preflight: Some("warn"),
+            egress: None,
             more: String::new(),
             state: None,
             managed: false,
@@ -287,11 +290,16 @@ client_tls = "{client_tls}"
         .preflight
         .map(|mode| format!("preflight = {mode:?}\n"));
     let preflight = preflight.unwrap_or_default();
-    for agent in ["coder", "analyst"] {
+    let egress = setup.egress.as_ref();
+    let egress = egress.map(|egress| format!("egress = {egress}\n"));
+    for (agent, egress) in [
+        ("coder", egress.unwrap_or_default()),
+        ("analyst", String::new()),
+    ] {
         // Writing to a String doesn't fail.
         let _ = write!(
             text,
-            "\n[agent.{agent}]\nmatch = {{ cgroup = \"{slice}/{agent}-*\" }}\n{preflight}"
+            "\n[agent.{agent}]\nmatch = {{ cgroup = \"{slice}/{agent}-*\" }}\n{preflight}{egress}"
         );
     }
     text + &setup.more
