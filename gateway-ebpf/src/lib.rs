@@ -35,6 +35,9 @@ pub const MAX_CGROUPS: usize = 65536;
 /// Entries of all egress lists together at most.
 pub const MAX_DESTINATIONS: usize = 16384;
 
+/// Where names are asked for.
+pub const DNS_PORT: u32 = 53;
+
 /// In the place of an egress policy: the daemon hasn't said yet whose this cgroup is.
 pub const STRANGER: u32 = 0;
 
@@ -203,7 +206,7 @@ pub struct Socket {
     pub cgroup: u64,
     /// Where the client wanted to go.
     pub destination: Endpoint,
-    /// The port of the listener that it was sent to, or [`NO_LISTENER`].
+    /// The port of the listener that it was sent to last, or [`NO_LISTENER`].
     pub listener: u32,
     /// The process that called `connect`, as the initial pid namespace numbers it.
     pub pid: u32,
@@ -213,8 +216,10 @@ pub struct Socket {
     pub comm: [u8; 16],
     /// 1 if the socket is in the host's own network namespace, 0 if not.
     pub on_host: u32,
-    /// When its SYN left, in seconds of the monotonic clock.
+    /// When its SYN, or what it sent Weir last, left, in seconds of the monotonic clock.
     pub connected: u32,
+    /// The cookie of the socket's network namespace.
+    pub netns: u64,
 }
 
 /// What is looked up in the egress lists, or an entry of one: of an entry, only the first bits count.
@@ -244,8 +249,8 @@ pub struct OriginKey {
     pub netns: u64,
     /// The client's own address.
     pub source: Endpoint,
-    /// Always 0.
-    pub reserved: u32,
+    /// 1 if it sent a datagram, 0 if it connected.
+    pub datagram: u32,
 }
 
 /// "This thread is an agent's, look at its network namespace."
@@ -260,7 +265,7 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Destination>() == 24);
     assert!(size_of::<OriginKey>() == 32);
-    assert!(size_of::<Socket>() == 64);
+    assert!(size_of::<Socket>() == 72);
 };
 
 #[cfg(feature = "user")]

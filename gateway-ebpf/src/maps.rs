@@ -48,6 +48,10 @@ pub(crate) static ORIGINS: LruHashMap<OriginKey, Socket, MAX_ORIGINS> = LruHashM
 #[btf_map]
 static EVENTS: RingBuf<Event, 65536> = RingBuf::new();
 
+/// Cookies of network namespaces that nothing leads out of.
+#[btf_map]
+static ISOLATED: HashMap<u64, u8, MAX_NAMESPACES> = HashMap::new();
+
 /// 1 if every agent may send anything anywhere: then no cgroup has to be known.
 #[btf_map]
 static ALL_OPEN: Array<u32, 1> = Array::new();
@@ -111,6 +115,13 @@ pub(crate) fn is_local_port(port: u16) -> bool {
     LOCAL_PORTS
         .get(u32::from(port >> 6))
         .is_some_and(|word| word >> (port & 63) & 1 == 1)
+}
+
+/// Whether nothing leads out of a network namespace, as far as the daemon knows.
+#[inline(always)]
+pub(crate) fn is_isolated(netns: u64) -> bool {
+    // SAFETY: the value isn't looked at.
+    unsafe { ISOLATED.get(netns) }.is_some()
 }
 
 /// Whether every agent may send anything anywhere.

@@ -5,6 +5,7 @@
 //! on the socket, never on the task that happens to run; what it doesn't know, it denies.
 
 mod connect;
+mod names;
 mod origin;
 mod packet;
 mod policy;

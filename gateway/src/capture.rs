@@ -246,7 +246,12 @@ impl Capture {
             ),
             None => None,
         };
-        let maps = (events.try_into()?, listeners.try_into()?);
+        let isolated = self.loaded.map("ISOLATED")?;
+        let maps = (
+            events.try_into()?,
+            listeners.try_into()?,
+            isolated.try_into()?,
+        );
         let pins = self.loaded.hold_pins()?;
         let perimeter = (perimeter, self.strict);
         let inherited = (inherited, pins);

@@ -31,6 +31,7 @@ use crate::capture::{Capture, Coverages, Gap, Hook, Inherited, NamespaceEvent, N
 use crate::config::Config;
 use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
+use crate::names::{self, Names};
 use crate::policy_store::{self, PolicyStore};
 use crate::preflight::{Closed, Guarded, Preflight};
 use crate::record::{self, Recorder};
@@ -121,6 +122,7 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
     capture
         .set_endpoints(&datastores.addresses())
         .context("the endpoints can't be protected")?;
+    datastores.publish_names();
     let egress = govern(&config, &agents, &mut capture)?;
     let watcher = capture
         .watch(inherited)
@@ -148,7 +150,9 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         status::handle(&running),
         std::future::pending(),
     ));
-    serve(Arc::clone(&running), capture, egress, (watcher, authority)).await;
+    let names = names(&running, &capture, egress.as_ref());
+    tokio::spawn(refresh(egress));
+    serve(Arc::clone(&running), capture, names, (watcher, authority)).await;
     let _ = drain.send(true);
     answering.abort();
     // Its workers are handles too; the threads end with the last of them.
@@ -171,6 +175,28 @@ fn govern(
     let egress = Arc::new(egress);
     tokio::spawn(Arc::clone(&egress).welcome(strangers));
     Ok(Some(egress))
+}
+
+/// Who answers agents' questions for names.
+fn names(running: &Running, capture: &Capture, egress: Option<&Arc<Egress>>) -> Names {
+    let egress = egress.cloned();
+    let forward: names::Forward = Arc::new(move |agent, name| {
+        let egress = egress.clone();
+        Box::pin(async move {
+            match egress {
+                Some(egress) => egress.answer(&agent, &name).await,
+                // Without a list there are no listed names.
+                None => names::Answer::Refused,
+            }
+        })
+    });
+    let datastores = running.datastores.names();
+    Names::new(
+        capture.origins(),
+        running.agents.clone(),
+        datastores,
+        forward,
+    )
 }
 
 /// Brings what the egress policies know of names and cgroups up to date, now and then.
@@ -220,7 +246,7 @@ fn closed(config: &Config, gaps: &[Gap]) -> Closed {
 async fn serve(
     running: Arc<Running>,
     mut capture: Capture,
-    egress: Option<Arc<Egress>>,
+    names: Names,
     (mut watcher, authority): (Watcher, Authority),
 ) {
     let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
@@ -236,9 +262,9 @@ async fn serve(
         agents: running.agents.clone(),
         preflight: running.preflight.clone(),
         endpoints: running.datastores.endpoints(),
+        names,
     };
     let mut resolve = tokio::time::interval_at(tokio::time::Instant::now() + RESOLVE, RESOLVE);
-    let refreshing = tokio::spawn(refresh(egress));
     tokio::spawn(manager::feed_watchdog());
     manager::ready();
     loop {
@@ -255,14 +281,14 @@ async fn serve(
             },
             _ = resolve.tick() => {
                 running.datastores.resolve_again(&running.config, &authority).await;
-                if let Err(error) = capture.set_endpoints(&running.datastores.addresses()) {
-                    tracing::error!(error = &error as &dyn std::error::Error,
-                        "new addresses of datastores can't be protected");
+                match capture.set_endpoints(&running.datastores.addresses()) {
+                    Ok(()) => running.datastores.publish_names(),
+                    Err(error) => tracing::error!(error = &error as &dyn std::error::Error,
+                        "new addresses of datastores can't be protected"),
                 }
             }
         }
     }
-    refreshing.abort();
     manager::stopping();
     running.close_listeners();
 }
@@ -276,6 +302,16 @@ async fn down(running: Arc<Running>, threads: Threads, socket: PathBuf) {
     let _ = std::fs::remove_file(socket);
 }
 
+/// Runs what is done at one socket.
+fn poll(task: impl Future<Output = std::io::Result<()>> + Send + 'static) -> AbortHandle {
+    let task = tokio::spawn(async move {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a listener can't be polled");
+        }
+    });
+    task.abort_handle()
+}
+
 impl Running {
     fn namespace(&self, event: NamespaceEvent, admission: &Admission) {
         let mut namespaces = self
@@ -283,22 +319,24 @@ impl Running {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         match event {
-            NamespaceEvent::Up { id, listeners } => {
+            NamespaceEvent::Up {
+                id,
+                listeners,
+                questions,
+            } => {
                 tracing::info!(
                     namespace = id.0,
                     "listening in an agent's network namespace"
                 );
-                let tasks = listeners.into_iter().map(|listener| {
-                    let accepting =
-                        listener::accept(listener, admission.clone(), self.workers.clone());
-                    tokio::spawn(async move {
-                        if let Err(error) = accepting.await {
-                            tracing::error!(%error, "a listener can't be polled");
-                        }
-                    })
-                    .abort_handle()
+                let accepting = listeners.into_iter().map(|listener| {
+                    let workers = self.workers.clone();
+                    poll(listener::accept(listener, admission.clone(), workers))
                 });
-                namespaces.insert(id, tasks.collect());
+                let answering = questions
+                    .into_iter()
+                    .map(|socket| poll(admission.names.clone().serve(socket)));
+                let tasks = accepting.chain(answering).collect();
+                namespaces.insert(id, tasks);
             }
             NamespaceEvent::Down { id } => {
                 tracing::info!(namespace = id.0, "an agent's network namespace is empty");

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use gateway_ebpf::{Address, Endpoint, NO_LISTENER, Socket};
 
-use super::{ALLOW, DENY, policy};
+use super::{ALLOW, DENY, names, policy};
 use crate::maps::{self, Scope};
 
 /// `TC_ACT_UNSPEC` and `TCX_NEXT`: the next program is asked.
@@ -141,8 +141,14 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
         if let Ok(header) = self.skb.load::<Ipv4>(self.start) {
             let whole = header.length & 0xf == 5 && fragment_offset(header.fragment) == 0;
             if whole && has_ports(header.protocol) {
-                let port = u16::from_be(header.ports[1]);
-                return self.is_guarded(Endpoint::v4(header.destination, port));
+                let [from, to] = header.ports.map(u16::from_be);
+                let destination = Endpoint::v4(header.destination, to);
+                self.note(
+                    header.protocol,
+                    Endpoint::v4(header.source, from),
+                    &destination,
+                );
+                return self.is_guarded(destination);
             }
         }
         self.is_dropped_unusual_v4()
@@ -181,8 +187,10 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
         if let Ok(header) = self.skb.load::<Ipv6>(self.start)
             && has_ports(header.next)
         {
-            let port = u16::from_be(header.ports[1]);
-            return self.is_guarded(Endpoint::v6(header.destination, port));
+            let [from, to] = header.ports.map(u16::from_be);
+            let destination = Endpoint::v6(header.destination, to);
+            self.note(header.next, Endpoint::v6(header.source, from), &destination);
+            return self.is_guarded(destination);
         }
         self.is_dropped_unusual_v6()
     }
@@ -225,6 +233,14 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
             place += size;
         }
         self.is_guarded_address(Endpoint::v6(address, 0))
+    }
+
+    /// Has Weir know who sent it a datagram.
+    #[inline(always)]
+    fn note(&self, protocol: u8, source: Endpoint, destination: &Endpoint) {
+        if !PERIMETER && names::may_be_noted(protocol, destination) {
+            names::note(self.record(), source, destination);
+        }
     }
 
     /// Whether the packet's sender has no way to an endpoint but Weir.

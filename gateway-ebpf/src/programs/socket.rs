@@ -58,6 +58,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         comm: [0; 16],
         on_host: u32::from(netns == HOST.load()),
         connected: 0,
+        netns,
     };
     // SAFETY: this hook's context is the socket.
     unsafe { maps::begin_socket(ctx.as_ptr(), record) };
@@ -83,7 +84,7 @@ pub(crate) fn post_bind6(ctx: SockContext) -> i32 {
 fn bound_beside_listener(ctx: &SockContext) -> i32 {
     // SAFETY: as in `sock_create`; the port is in host byte order.
     let (protocol, port) = unsafe { ((*ctx.sock).protocol, (*ctx.sock).src_port) };
-    if protocol == IPPROTO_TCP && port == listener(netns(ctx)) {
+    if matches!(protocol, IPPROTO_TCP | IPPROTO_UDP) && port == listener(netns(ctx)) {
         warn!(ctx, "denied a bind to the port of Weir's listener");
         return DENY;
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use aya::maps::{Map, MapData};
@@ -98,13 +98,27 @@ impl Origins {
     /// # Errors
     /// See [`Miss`]; the connection has to be closed then.
     pub fn take(&self, stream: &impl AsFd, peer: SocketAddr) -> Result<Origin, Miss> {
-        let netns = kernel::netns_cookie(stream.as_fd()).map_err(Miss::Socket)?;
-        let key = OriginKey {
-            netns,
-            source: endpoint(&peer),
-            reserved: 0,
-        };
-        let found = kernel::take_element::<_, Socket>(self.shared.map.fd().as_fd(), &key);
+        let key = key(stream, peer, false)?;
+        let found = kernel::take_element(self.map(), &key);
+        self.origin(found, peer)
+    }
+
+    /// Finds who sent a datagram to one of Weir's sockets. What was sent later by the same socket has
+    /// the same origin.
+    ///
+    /// # Errors
+    /// See [`Miss`]; the datagram has to be dropped then.
+    pub fn of_datagram(&self, socket: &impl AsFd, peer: SocketAddr) -> Result<Origin, Miss> {
+        let key = key(socket, peer, true)?;
+        let found = kernel::find_element(self.map(), &key);
+        self.origin(found, peer)
+    }
+
+    fn map(&self) -> BorrowedFd<'_> {
+        self.shared.map.fd().as_fd()
+    }
+
+    fn origin(&self, found: io::Result<Option<Socket>>, peer: SocketAddr) -> Result<Origin, Miss> {
         let socket = found.map_err(Miss::Lookup)?.ok_or(Miss::Unknown(peer))?;
         let cgroup = CgroupId(socket.cgroup);
         let cgroup_path = self
@@ -124,6 +138,16 @@ impl Origins {
             comm: name(&socket.comm),
         })
     }
+}
+
+/// By what the kernel knows who is at the other end of a socket.
+fn key(socket: &impl AsFd, peer: SocketAddr, datagram: bool) -> Result<OriginKey, Miss> {
+    let netns = kernel::netns_cookie(socket.as_fd()).map_err(Miss::Socket)?;
+    Ok(OriginKey {
+        netns,
+        source: endpoint(&peer),
+        datagram: datagram.into(),
+    })
 }
 
 /// A thread's name up to its terminating zero.

@@ -31,7 +31,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
 
 /// The programs on the slice, in the order in which they are attached: what redirects comes last,
 /// when all that it relies on is there.
-const PROGRAMS: [(&str, AttachType); 12] = [
+const PROGRAMS: [(&str, AttachType); 14] = [
     ("sock_create", AttachType::SockCreate),
     ("setsockopt", AttachType::SetSockOpt),
     ("post_bind4", AttachType::PostBind4),
@@ -40,6 +40,8 @@ const PROGRAMS: [(&str, AttachType); 12] = [
     ("sendmsg4", AttachType::SendMsg4),
     ("sendmsg6", AttachType::SendMsg6),
     ("tcp_connect", AttachType::SockOps),
+    ("recvmsg4", AttachType::RecvMsg4),
+    ("recvmsg6", AttachType::RecvMsg6),
     ("getpeername4", AttachType::GetPeerName4),
     ("getpeername6", AttachType::GetPeerName6),
     ("connect4", AttachType::Connect4),

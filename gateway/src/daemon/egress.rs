@@ -16,6 +16,7 @@ use crate::agents::Agents;
 use crate::capture::{self, CgroupId, Cgroups, EgressPolicy, Network, Reach, Stranger, Strangers};
 use crate::config::{self, Config, Listed, Place};
 use crate::identity::{Process, Unknown};
+use crate::names::{Answer, is_searched_for};
 
 /// See the module.
 pub(super) struct Egress {
@@ -40,6 +41,15 @@ struct State {
     asking: HashSet<CgroupId>,
     /// Names that didn't resolve the last time: said once.
     unresolved: HashSet<String>,
+}
+
+impl State {
+    /// Lets these addresses of a listed name be reached.
+    fn add(&mut self, listed: &ListedName, found: &HashSet<IpAddr>) -> Result<(), capture::Error> {
+        let reach = |address: &IpAddr| (Network::host(*address), listed.port);
+        let reach: Vec<Reach> = found.iter().map(reach).collect();
+        self.kernel.add(listed.policy, &reach)
+    }
 }
 
 impl Egress {
@@ -97,6 +107,35 @@ impl Egress {
         tracing::error!("new cgroups are no longer noticed: they send nothing");
     }
 
+    /// What an agent is told of a name: the addresses of one that is in its list, which it then reaches.
+    pub(super) async fn answer(&self, agent: &str, name: &str) -> Answer {
+        let policy = self.policies.get(agent);
+        let own = || self.names.iter().filter(|n| Some(&n.policy) == policy);
+        if !own().any(|listed| listed.name == name) {
+            let searched = own().any(|listed| is_searched_for(&listed.name, name));
+            return if searched {
+                Answer::Nonexistent
+            } else {
+                Answer::Refused
+            };
+        }
+        let Ok(found) = resolve(name).await else {
+            return Answer::Failed;
+        };
+        let mut state = self.state();
+        for listed in own().filter(|listed| listed.name == name) {
+            if let Err(error) = state.add(listed, &found) {
+                tracing::error!(
+                    name,
+                    error = &error as &dyn std::error::Error,
+                    "new addresses of a listed name can't be reached"
+                );
+                return Answer::Failed;
+            }
+        }
+        Answer::Addresses(found.into_iter().collect())
+    }
+
     /// Resolves the lists' names and adds what is new; what fails stays as it was. Forgets cgroups that
     /// are gone.
     pub(super) async fn refresh(&self) {
@@ -106,9 +145,7 @@ impl Egress {
             match found {
                 Ok(found) => {
                     state.unresolved.remove(&listed.name);
-                    let reach = |address| (Network::host(address), listed.port);
-                    let reach: Vec<Reach> = found.into_iter().map(reach).collect();
-                    if let Err(error) = state.kernel.add(listed.policy, &reach) {
+                    if let Err(error) = state.add(listed, &found) {
                         tracing::error!(
                             name = listed.name,
                             error = &error as &dyn std::error::Error,

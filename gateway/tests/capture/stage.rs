@@ -465,7 +465,7 @@ fn serve(
         let mut tasks = std::collections::HashMap::new();
         while let Some(event) = watcher.next().await {
             match event {
-                NamespaceEvent::Up { id, listeners } => {
+                NamespaceEvent::Up { id, listeners, .. } => {
                     let accepting = listeners.into_iter().map(|listener| {
                         let (origins, connections) = (origins.clone(), connections.clone());
                         tokio::task::spawn_local(accept(id, listener, origins, connections))

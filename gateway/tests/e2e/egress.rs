@@ -10,13 +10,13 @@ use xtask::world::{ADDRESS, Agent, Network, Setup, Weir, World};
 use crate::support::{setup, until};
 
 /// A server on the host that isn't a database. Ended with the value.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Server {
-    fn start(world: &World) -> Result<Self> {
+    pub(crate) fn start(world: &World) -> Result<Self> {
         let script = "import socket\n\
             s = socket.create_server(('0.0.0.0', 0))\n\
             print(s.getsockname()[1], flush=True)\n\
@@ -52,7 +52,7 @@ impl Drop for Server {
     }
 }
 
-fn world_with(egress: &str) -> Result<(World, Weir, Server)> {
+pub(crate) fn world_with(egress: &str) -> Result<(World, Weir, Server)> {
     let world = World::new()?;
     let server = Server::start(&world)?;
     let egress = egress.replace("PORT", &server.port.to_string());
@@ -64,7 +64,7 @@ fn world_with(egress: &str) -> Result<(World, Weir, Server)> {
     Ok((world, weir, server))
 }
 
-fn agent(world: &World, name: &str, network: Network) -> Result<Agent> {
+pub(crate) fn agent(world: &World, name: &str, network: Network) -> Result<Agent> {
     let mut agent = world.agent(name, network)?;
     agent.settle()?;
     Ok(agent)
@@ -76,7 +76,7 @@ fn asks(agent: &Agent) -> Result<String> {
     Ok(format!("{}{}", seen.stdout, seen.stderr))
 }
 
-const MASKED: &str = "*******6789";
+pub(crate) const MASKED: &str = "*******6789";
 
 #[test]
 fn an_agent_without_egress_reaches_its_database_and_nothing_else() -> Result<()> {

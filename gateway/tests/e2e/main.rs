@@ -10,6 +10,7 @@ mod encryption;
 mod failing;
 mod harness;
 mod masking;
+mod names;
 mod psql;
 mod refusing;
 mod restart;
