@@ -38,13 +38,16 @@ pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
     let cases = chosen.iter().map(|scenario| scenario.cases.len()).sum();
     report::begin(&kernel.release, cases);
     let mut failed = 0;
-    let mut kept = None;
+    let mut kept: Option<Stage> = None;
     for scenario in chosen {
         for (number, case) in scenario.cases.iter().enumerate() {
             let start = Instant::now();
             let stage = match kept.take() {
-                Some(stage) => stage,
-                None => Stage::new(weir, &kernel)?,
+                Some(stage) if stage.egress == case.egress => stage,
+                other => {
+                    drop(other);
+                    Stage::new(weir, &kernel, case.egress)?
+                }
             };
             let expect = (case.expect)(&kernel);
             // An emulated machine is slow, and has the host's run before it: there each attack is

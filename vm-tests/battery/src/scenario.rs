@@ -38,6 +38,8 @@ pub(crate) struct Scenario {
 pub(crate) struct Case {
     pub(crate) place: Place,
     pub(crate) caps: Caps,
+    /// What else it may reach, as the configuration has it; `None` for everything.
+    pub(crate) egress: Option<&'static str>,
     pub(crate) expect: fn(&Kernel) -> Expect,
 }
 
@@ -160,8 +162,15 @@ impl Case {
         Self {
             place,
             caps,
+            egress: None,
             expect,
         }
+    }
+
+    /// With an egress policy: a word or a list, as the configuration has it.
+    pub(crate) const fn with_egress(mut self, egress: &'static str) -> Self {
+        self.egress = Some(egress);
+        self
     }
 
     /// The state in a few words, for the table.
@@ -172,10 +181,15 @@ impl Case {
             Place::Host => "host",
             Place::OnlyLo => "lo",
         };
+        let egress = match self.egress {
+            None => "",
+            Some("\"none\"") => ", no egress",
+            Some(_) => ", listed egress",
+        };
         match self.caps {
-            Caps::Docker => place.to_owned(),
-            Caps::NoRaw => format!("{place}-net_raw"),
-            Caps::And(more) => format!("{place}+{}", more.join("+")),
+            Caps::Docker => format!("{place}{egress}"),
+            Caps::NoRaw => format!("{place}-net_raw{egress}"),
+            Caps::And(more) => format!("{place}+{}{egress}", more.join("+")),
         }
     }
 }
