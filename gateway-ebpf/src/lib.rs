@@ -36,6 +36,30 @@ pub const MAX_ORIGINS: usize = 65536;
 /// Endpoints that were learned at most; one more is denied as before.
 pub const MAX_LEARNED: usize = 4096;
 
+/// Cgroups whose egress policy is known at most; one more sends nothing until another one goes.
+pub const MAX_CGROUPS: usize = 65536;
+
+/// Entries of all egress lists together at most.
+pub const MAX_DESTINATIONS: usize = 16384;
+
+/// Where names are asked for.
+pub const DNS_PORT: u32 = 53;
+
+/// In the place of an egress policy: the daemon hasn't said yet whose this cgroup is.
+pub const STRANGER: u32 = 0;
+
+/// The egress policy of a cgroup that may send anything anywhere (but to a protected endpoint).
+pub const OPEN: u32 = 1;
+
+/// The egress policy of a cgroup that reaches its own loopback and Weir, and nothing else.
+pub const NOTHING: u32 = 2;
+
+/// The first of the egress policies that are lists.
+pub const FIRST_LIST: u32 = 3;
+
+/// In the place of a port in an egress list: all of them.
+pub const ALL_PORTS: u32 = 0;
+
 /// In the place of a listener's port: there is none, or the socket wasn't redirected to one.
 pub const NO_LISTENER: u32 = 0;
 
@@ -189,7 +213,7 @@ pub struct Socket {
     pub cgroup: u64,
     /// Where the client wanted to go.
     pub destination: Endpoint,
-    /// The port of the listener that it was sent to, or [`NO_LISTENER`].
+    /// The port of the listener that it was sent to last, or [`NO_LISTENER`].
     pub listener: u32,
     /// The process that made the socket, and then that which called `connect`, as the initial pid
     /// namespace numbers it.
@@ -200,7 +224,7 @@ pub struct Socket {
     pub comm: [u8; 16],
     /// 1 if the socket is in the host's own network namespace, 0 if not.
     pub on_host: u32,
-    /// When its SYN left, in seconds of the monotonic clock.
+    /// When its SYN, or what it sent Weir last, left, in seconds of the monotonic clock.
     pub connected: u32,
     /// The cookie of the socket's network namespace.
     pub netns: u64,
@@ -296,6 +320,25 @@ pub struct Detection {
     pub dialled: u32,
 }
 
+/// What is looked up in the egress lists, or an entry of one: of an entry, only the first bits count.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// Whose list.
+    pub policy: u32,
+    /// The port in host byte order, or [`ALL_PORTS`].
+    pub port: u32,
+    /// The address, as an [`Endpoint`] has it.
+    pub address: Address,
+}
+
+impl Destination {
+    /// The bits of an entry that always count: the policy's and the port's.
+    pub const FIXED_BITS: u32 = 64;
+    /// The bits of an entry for one address.
+    pub const BITS: u32 = Self::FIXED_BITS + 128;
+}
+
 /// By what the daemon finds a connection's origin when it accepts it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,8 +347,8 @@ pub struct OriginKey {
     pub netns: u64,
     /// The client's own address.
     pub source: Endpoint,
-    /// Always 0.
-    pub reserved: u32,
+    /// 1 if it sent a datagram, 0 if it connected.
+    pub datagram: u32,
 }
 
 /// "This thread is an agent's, look at its network namespace."
@@ -318,6 +361,7 @@ pub struct Event {
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<Destination>() == 24);
     assert!(size_of::<OriginKey>() == 32);
     assert!(size_of::<Socket>() == 72);
     assert!(size_of::<Flow>() == 4 + 20 + 4 + 4 + 2 * size_of::<Beginning>() + 12);
@@ -330,6 +374,8 @@ const _: () = {
 mod pod {
     // SAFETY: `repr(C)`, no padding (asserted above), and every bit pattern is a value.
     unsafe impl aya::Pod for super::Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Destination {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::OriginKey {}
     // SAFETY: as above.

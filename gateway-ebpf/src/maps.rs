@@ -1,22 +1,23 @@
 //! The maps, and the few things that programs do with them.
 //!
-//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS`, `SOCKETS`, `FLOWS`, `GENERATION` and `ORIGINS`
-//! are pinned by the daemon and outlive it; the others belong to one daemon. Only `ORIGINS` may
-//! forget: a forgotten origin closes a session.
+//! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS`, `SOCKETS`, `ORIGINS`, `FLOWS`, `GENERATION`,
+//! `ALL_OPEN`, `CGROUPS` and `DESTINATIONS` are pinned by the daemon and outlive it; the others belong
+//! to one daemon. Only `ORIGINS` may forget: a forgotten origin closes a session.
 
 use core::ptr;
 
 use aya_ebpf::{
     Global,
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    btf_maps::{Array, HashMap, LruHashMap, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage, lpm_trie::Key},
     cty::c_void,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_sk_storage_get},
     macros::btf_map,
 };
 use gateway_ebpf::{
-    ANYWHERE, Address, Detection, Endpoint, Event, Flow, Learned, MAX_ENDPOINTS, MAX_LEARNED,
-    MAX_NAMESPACES, MAX_ORIGINS, OriginKey, PORT_WORDS, Socket,
+    ANYWHERE, Address, Destination, Detection, Endpoint, Event, Flow, Learned, MAX_CGROUPS,
+    MAX_DESTINATIONS, MAX_ENDPOINTS, MAX_LEARNED, MAX_NAMESPACES, MAX_ORIGINS, OriginKey,
+    PORT_WORDS, STRANGER, Socket,
 };
 
 /// Endpoints that an agent reaches only through Weir, with the namespaces that this counts in.
@@ -64,6 +65,27 @@ static EVENTS: RingBuf<Event, 65536> = RingBuf::new();
 /// Sockets that speak a database's protocol. What is lost is told again with the socket's next packet.
 #[btf_map]
 static DETECTIONS: RingBuf<Detection, 65536> = RingBuf::new();
+
+/// Cookies of network namespaces that nothing leads out of.
+#[btf_map]
+static ISOLATED: HashMap<u64, u8, MAX_NAMESPACES> = HashMap::new();
+
+/// 1 if every agent may send anything anywhere: then no cgroup has to be known.
+#[btf_map]
+static ALL_OPEN: Array<u32, 1> = Array::new();
+
+/// Cgroup id to the egress policy of the agent that it belongs to.
+#[btf_map]
+static CGROUPS: HashMap<u64, u32, MAX_CGROUPS> = HashMap::new();
+
+/// The egress policies that are lists.
+#[btf_map]
+static DESTINATIONS: LpmTrie<Destination, u8, MAX_DESTINATIONS> = LpmTrie::new();
+
+/// Cgroups that have no egress policy and want one. A lost event only costs time: whoever is refused
+/// again says so again.
+#[btf_map]
+static STRANGERS: RingBuf<u64, 65536> = RingBuf::new();
 
 /// The slice's cgroup id; the daemon sets it before it loads the programs.
 #[unsafe(no_mangle)]
@@ -155,6 +177,40 @@ pub(crate) unsafe fn flow_or_new(sk: *mut c_void) -> Option<&'static mut Flow> {
 #[inline(always)]
 pub(crate) fn report_detection(detection: Detection) -> bool {
     DETECTIONS.output(detection, 0).is_ok()
+}
+
+/// Whether nothing leads out of a network namespace, as far as the daemon knows.
+#[inline(always)]
+pub(crate) fn is_isolated(netns: u64) -> bool {
+    // SAFETY: the value isn't looked at.
+    unsafe { ISOLATED.get(netns) }.is_some()
+}
+
+/// Whether every agent may send anything anywhere.
+#[inline(always)]
+pub(crate) fn is_all_open() -> bool {
+    ALL_OPEN.get(0).is_some_and(|all| *all == 1)
+}
+
+/// The egress policy of a cgroup, or [`STRANGER`].
+#[inline(always)]
+pub(crate) fn policy(cgroup: u64) -> u32 {
+    // SAFETY: the value is copied at once; the daemon replaces it whole.
+    unsafe { CGROUPS.get(cgroup) }.map_or(STRANGER, |policy| *policy)
+}
+
+/// Whether a list has an entry that covers this.
+#[inline(always)]
+pub(crate) fn is_listed(destination: Destination) -> bool {
+    DESTINATIONS
+        .get(&Key::new(Destination::BITS, destination))
+        .is_some()
+}
+
+/// Asks the daemon whose cgroup this is.
+#[inline(always)]
+pub(crate) fn report_stranger(cgroup: u64) {
+    let _ = STRANGERS.output(cgroup, 0);
 }
 
 /// The record of a socket, if it has one.

@@ -6,8 +6,10 @@
 
 mod connect;
 mod detect;
+mod names;
 mod origin;
 mod packet;
+mod policy;
 mod socket;
 mod task;
 mod unix;

@@ -6,6 +6,8 @@
 //!   listener or fails;
 //! - no packet of a socket of the slice is for a protected endpoint, nor one that leaves an agent's own
 //!   network namespace by a veth to this host (see [`Hook`] for what a kernel may lack);
+//! - where egress is governed, no socket of the slice sends anything else but what the policy of its
+//!   cgroup permits, and nothing before its cgroup has one;
 //! - that stays so when the daemon dies: programs, endpoints and listeners' ports are pinned. The
 //!   listeners are gone, so clients get ECONNREFUSED; or the service manager keeps them, so clients
 //!   wait for the next daemon, which knows their origins;
@@ -19,6 +21,7 @@
 
 mod btf;
 mod detect;
+mod egress;
 mod endpoints;
 mod fd_store;
 mod generation;
@@ -46,10 +49,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use detect::{Detection, Detections};
+pub use egress::{Egress, EgressPolicy, Network, Reach, Stranger, Strangers};
 pub use fd_store::Inherited;
 pub use gateway_ebpf::fingerprint::Protocol;
 pub use hook::{Gap, Hook};
 pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
+pub use place::Cgroups;
 pub use probe::{Check, Problem};
 pub use watch::{Coverage, Coverages, NamespaceEvent, NetnsId, Watcher};
 
@@ -66,6 +71,9 @@ pub struct Settings {
     /// Hooks without which nothing shall be captured; without any other, there is a [`Gap`]. With
     /// the perimeter among them, a namespace that has a way past it has no listener.
     pub require: Vec<Hook>,
+    /// Whether cgroups have to have an egress policy before they send anything: so if any agent may
+    /// not send everything everywhere.
+    pub governed: bool,
 }
 
 /// Why the kernel side could not be brought up or changed.
@@ -115,8 +123,17 @@ pub enum Error {
     /// More protected endpoints than the map holds.
     #[error("more than {} protected endpoints", gateway_ebpf::MAX_ENDPOINTS)]
     TooManyEndpoints,
-    /// [`Capture::watch`] or [`Capture::detect`] was called twice.
-    #[error("the namespaces are already being watched")]
+    /// More in egress lists than the map holds.
+    #[error(
+        "more than {} addresses in egress lists",
+        gateway_ebpf::MAX_DESTINATIONS
+    )]
+    TooManyDestinations,
+    /// More cgroups below the slice than the map holds.
+    #[error("more than {} cgroups below the slice", gateway_ebpf::MAX_CGROUPS)]
+    TooManyCgroups,
+    /// [`Capture::watch`], [`Capture::detect`] or [`Capture::egress`] was called twice.
+    #[error("the slice is already being watched")]
     AlreadyWatched,
     /// The eBPF object could not be loaded.
     #[error("the eBPF programs can't be loaded")]
@@ -160,6 +177,7 @@ pub struct Capture {
     endpoints: endpoints::Endpoints,
     origins: Origins,
     aliases: endpoints::Aliases,
+    generation: generation::Generation,
     namespaces: namespaces::Namespaces,
     governed: detect::Governed,
     slice: place::Slice,
@@ -186,9 +204,11 @@ impl Capture {
         let mut loaded = programs::load(&slice, &settings.pin_dir)?;
         let aliases = endpoints::Aliases::default();
         let generation = generation::Generation::new(&mut loaded)?;
-        let endpoints = endpoints::Endpoints::new(&mut loaded, generation, aliases.clone())?;
+        let endpoints =
+            endpoints::Endpoints::new(&mut loaded, generation.clone(), aliases.clone())?;
         let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases.clone())?;
         let sweep = sweep::start(origins.fd())?;
+        egress::govern(&mut loaded, settings.governed, &generation)?;
         let log = log::start(&mut loaded.ebpf)?;
         loaded.attach(&slice, &settings.require)?;
         for gap in loaded.optional.gaps() {
@@ -204,6 +224,7 @@ impl Capture {
             endpoints,
             origins,
             aliases,
+            generation,
             namespaces: namespaces::Namespaces::default(),
             governed: detect::Governed::default(),
             slice,
@@ -245,7 +266,12 @@ impl Capture {
             ),
             None => None,
         };
-        let maps = (events.try_into()?, listeners.try_into()?);
+        let isolated = self.loaded.map("ISOLATED")?;
+        let maps = (
+            events.try_into()?,
+            listeners.try_into()?,
+            isolated.try_into()?,
+        );
         let pins = self.loaded.hold_pins()?;
         let perimeter = (perimeter, self.strict);
         let known = (&self.coverage, &self.namespaces);
@@ -276,6 +302,20 @@ impl Capture {
     /// this protected one, for their next connections. What was learned stays so.
     pub fn govern(&self, meant: Option<SocketAddr>) {
         self.governed.set(meant);
+    }
+
+    /// The egress policies, and the cgroups that want one.
+    ///
+    /// # Errors
+    /// At the second call, or if the thread can't be started.
+    pub fn egress(&mut self) -> Result<(Egress, Strangers), Error> {
+        let events = self
+            .loaded
+            .map("STRANGERS")
+            .map_err(|_| Error::AlreadyWatched)?;
+        let strangers = Strangers::start(events.try_into()?, &self.slice)?;
+        let egress = Egress::new(&mut self.loaded, self.generation.clone())?;
+        Ok((egress, strangers))
     }
 
     /// Where accepted connections wanted to go.

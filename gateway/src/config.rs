@@ -4,15 +4,18 @@
 //! aside, every value in it was checked. Unknown keys, values that can never apply and keys of a
 //! later version are errors, with file, line and column.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 mod check;
+mod egress;
 mod host;
 mod raw;
 
+pub use egress::{Egress, Listed, Place};
 pub use host::Host;
 
 use crate::agents;
@@ -49,6 +52,8 @@ pub struct Config {
     pub runtimes: agents::Settings,
     /// `[agent.*]`; at least one.
     pub agents: Matcher,
+    /// By agent, its `egress`.
+    pub egress: BTreeMap<Arc<str>, Egress>,
 }
 
 /// Where the daemon keeps what it has.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   journal, CA, policy -> datastores (names resolved) -> workers -> capture (attach or take over)
-//!     -> endpoints, listeners in namespaces -> control socket -> ready
+//!     -> endpoints, egress, listeners in namespaces -> control socket -> ready
 //! ```
 //!
 //! Until the capture is attached no agent of a first start is governed, so everything that can fail
@@ -13,6 +13,7 @@
 mod agents;
 mod bypass;
 mod datastores;
+mod egress;
 mod manager;
 mod status;
 
@@ -33,6 +34,7 @@ use crate::capture::{
 use crate::config::Config;
 use crate::control;
 use crate::listener::{self, Admission, Threads, Workers};
+use crate::names::{self, Names};
 use crate::policy_store::{self, PolicyStore};
 use crate::preflight::{Closed, Guarded, Preflight};
 use crate::record::{self, Recorder};
@@ -40,6 +42,7 @@ use crate::session::{Catalogs, Directory, Environment};
 use crate::tls::Authority;
 use bypass::Bypasses;
 use datastores::Datastores;
+use egress::Egress;
 
 /// How long sessions may go on after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -124,6 +127,8 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
     capture
         .set_endpoints(&datastores.addresses())
         .context("the endpoints can't be protected")?;
+    datastores.publish_names();
+    let egress = govern(&config, &agents, &mut capture)?;
     let watcher = capture
         .watch(inherited)
         .context("agents' namespaces can't be watched")?;
@@ -161,14 +166,64 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         status::handle(&running),
         std::future::pending(),
     ));
+    let names = names(&running, &capture, egress.as_ref());
+    tokio::spawn(refresh(egress));
     let events = (watcher, detections);
-    serve(Arc::clone(&running), capture, events, authority).await;
+    serve(Arc::clone(&running), capture, names, events, authority).await;
     let _ = drain.send(true);
     answering.abort();
     // Its workers are handles too; the threads end with the last of them.
     let _ = answering.await;
     down(running, threads, socket).await;
     Ok(())
+}
+
+/// Has agents send only what they may; `None` if that is everything for all of them.
+fn govern(
+    config: &Config,
+    agents: &Agents,
+    capture: &mut Capture,
+) -> anyhow::Result<Option<Arc<Egress>>> {
+    if !config.capture.governed {
+        return Ok(None);
+    }
+    let (kernel, strangers) = capture.egress().context("egress can't be governed")?;
+    let egress = Egress::new(config, agents.clone(), kernel, &strangers)?;
+    let egress = Arc::new(egress);
+    tokio::spawn(Arc::clone(&egress).welcome(strangers));
+    Ok(Some(egress))
+}
+
+/// Who answers agents' questions for names.
+fn names(running: &Running, capture: &Capture, egress: Option<&Arc<Egress>>) -> Names {
+    let egress = egress.cloned();
+    let forward: names::Forward = Arc::new(move |agent, name| {
+        let egress = egress.clone();
+        Box::pin(async move {
+            match egress {
+                Some(egress) => egress.answer(&agent, &name).await,
+                // Without a list there are no listed names.
+                None => names::Answer::Refused,
+            }
+        })
+    });
+    let datastores = running.datastores.names();
+    Names::new(
+        capture.origins(),
+        running.agents.clone(),
+        datastores,
+        forward,
+    )
+}
+
+/// Brings what the egress policies know of names and cgroups up to date, now and then.
+async fn refresh(egress: Option<Arc<Egress>>) {
+    let Some(egress) = egress else { return };
+    let mut again = tokio::time::interval(RESOLVE);
+    loop {
+        again.tick().await;
+        egress.refresh().await;
+    }
 }
 
 /// The sockets on this host with which an agent could have itself let out.
@@ -208,6 +263,7 @@ fn closed(config: &Config, gaps: &[Gap]) -> Closed {
 async fn serve(
     running: Arc<Running>,
     mut capture: Capture,
+    names: Names,
     (mut watcher, mut detections): (Watcher, Detections),
     authority: Authority,
 ) {
@@ -224,6 +280,7 @@ async fn serve(
         agents: running.agents.clone(),
         preflight: running.preflight.clone(),
         endpoints: running.datastores.endpoints(),
+        names,
     };
     let mut resolve = tokio::time::interval_at(tokio::time::Instant::now() + RESOLVE, RESOLVE);
     tokio::spawn(manager::feed_watchdog());
@@ -243,9 +300,10 @@ async fn serve(
             Some(detection) = detections.next() => running.bypasses.record(detection),
             _ = resolve.tick() => {
                 running.datastores.resolve_again(&running.config, &authority).await;
-                if let Err(error) = capture.set_endpoints(&running.datastores.addresses()) {
-                    tracing::error!(error = &error as &dyn std::error::Error,
-                        "new addresses of datastores can't be protected");
+                match capture.set_endpoints(&running.datastores.addresses()) {
+                    Ok(()) => running.datastores.publish_names(),
+                    Err(error) => tracing::error!(error = &error as &dyn std::error::Error,
+                        "new addresses of datastores can't be protected"),
                 }
             }
         }
@@ -263,6 +321,16 @@ async fn down(running: Arc<Running>, threads: Threads, socket: PathBuf) {
     let _ = std::fs::remove_file(socket);
 }
 
+/// Runs what is done at one socket.
+fn poll(task: impl Future<Output = std::io::Result<()>> + Send + 'static) -> AbortHandle {
+    let task = tokio::spawn(async move {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a listener can't be polled");
+        }
+    });
+    task.abort_handle()
+}
+
 impl Running {
     fn namespace(&self, event: NamespaceEvent, admission: &Admission) {
         let mut namespaces = self
@@ -270,22 +338,24 @@ impl Running {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         match event {
-            NamespaceEvent::Up { id, listeners } => {
+            NamespaceEvent::Up {
+                id,
+                listeners,
+                questions,
+            } => {
                 tracing::info!(
                     namespace = id.0,
                     "listening in an agent's network namespace"
                 );
-                let tasks = listeners.into_iter().map(|listener| {
-                    let accepting =
-                        listener::accept(listener, admission.clone(), self.workers.clone());
-                    tokio::spawn(async move {
-                        if let Err(error) = accepting.await {
-                            tracing::error!(%error, "a listener can't be polled");
-                        }
-                    })
-                    .abort_handle()
+                let accepting = listeners.into_iter().map(|listener| {
+                    let workers = self.workers.clone();
+                    poll(listener::accept(listener, admission.clone(), workers))
                 });
-                namespaces.insert(id, tasks.collect());
+                let answering = questions
+                    .into_iter()
+                    .map(|socket| poll(admission.names.clone().serve(socket)));
+                let tasks = accepting.chain(answering).collect();
+                namespaces.insert(id, tasks);
             }
             NamespaceEvent::Down { id } => {
                 tracing::info!(namespace = id.0, "an agent's network namespace is empty");

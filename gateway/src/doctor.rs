@@ -119,6 +119,7 @@ fn default_capture() -> capture::Settings {
         pin_dir: config::DEFAULT_PIN_DIR.into(),
         cgroup_root: None,
         require: Vec::new(),
+        governed: false,
     }
 }
 

@@ -21,6 +21,9 @@
 //!     -> close                   the session's digest                               record
 //! ```
 //!
+//! An agent's questions for names (DNS), where it reaches no resolver, go the same way up to its
+//! identity, and are answered by `names`.
+//!
 //! Modules stand in four layers, and import only from the layers above them in this list
 //! (`cargo xtask lint` checks it):
 //!
@@ -28,7 +31,7 @@
 //! |---|---|
 //! | pure: no tokio, no files, no clock | `identity`, `detect`, `wire`, `catalog`, `sql`, `policy`, `mask`, `judge` |
 //! | edge | `capture`, `agents`, `tls`, `credential`, `upstream`, `startup`, `preflight`, `record`, `policy_store` |
-//! | flow | `session`, `listener` |
+//! | flow | `session`, `names`, `listener` |
 //! | top | `config`, `control`, `daemon`, `doctor`, `cli` |
 
 pub mod catalog;
@@ -51,6 +54,7 @@ pub mod tls;
 pub mod upstream;
 
 pub mod listener;
+pub mod names;
 pub mod session;
 
 pub mod cli;

@@ -22,6 +22,7 @@ use tokio::task::{JoinSet, LocalSet};
 use crate::agents::Agents;
 use crate::capture::{Origin, OriginalDst, Origins};
 use crate::identity::Process;
+use crate::names::{self, Names};
 use crate::preflight::Preflight;
 use crate::session::{self, Accepted, Datastore, Environment, Tally};
 
@@ -46,6 +47,8 @@ pub struct Admission {
     pub preflight: Preflight,
     /// Where the datastores are now.
     pub endpoints: watch::Receiver<Arc<Endpoints>>,
+    /// Who answers questions for names.
+    pub names: Names,
 }
 
 /// A connection on its way to its worker.
@@ -212,7 +215,8 @@ pub async fn accept(
     }
 }
 
-/// Where did it want to go, and from which cgroup? `None` closes the connection.
+/// Where did it want to go, and from which cgroup? `None` if it isn't to be a session; it is closed
+/// then, unless it is for questions.
 fn admit(tcp: TcpStream, peer: SocketAddr, admission: &Admission) -> Option<Admitted> {
     let origin = match admission.origins.take(&tcp, peer) {
         Ok(origin) => origin,
@@ -227,6 +231,10 @@ fn admit(tcp: TcpStream, peer: SocketAddr, admission: &Admission) -> Option<Admi
     let OriginalDst(destination) = origin.dst;
     let datastore = admission.endpoints.borrow().get(&destination).cloned();
     let Some(datastore) = datastore else {
+        if destination.port() == names::PORT {
+            tokio::spawn(admission.names.clone().converse(tcp, origin));
+            return None;
+        }
         tracing::warn!(%destination, "a connection to an endpoint of no datastore is closed");
         return None;
     };

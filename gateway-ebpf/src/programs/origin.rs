@@ -52,12 +52,18 @@ fn record_origin(ctx: &SockOpsContext) {
     let key = OriginKey {
         netns: netns(ctx),
         source,
-        reserved: 0,
+        datagram: 0,
     };
-    // SAFETY: a helper without arguments.
-    record.connected = (unsafe { bpf_ktime_get_ns() } / NANOS) as u32;
+    record.connected = now();
     if ORIGINS.insert(key, *record, 0).is_err() {
         // The daemon won't find it, and closes the connection.
         warn!(ctx, "an origin could not be recorded");
     }
+}
+
+/// Seconds of the monotonic clock.
+#[inline(always)]
+pub(super) fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_ktime_get_ns() } / NANOS) as u32
 }

@@ -8,13 +8,14 @@
 
 use aya_ebpf::{
     bindings::__sk_buff,
+    helpers::generated::bpf_skb_cgroup_id,
     macros::{cgroup_skb, classifier},
     programs::{SkBuffContext, TcContext, sk_buff::SkBuff},
 };
 use aya_log_ebpf::debug;
-use gateway_ebpf::{Address, Endpoint};
+use gateway_ebpf::{Address, Endpoint, NO_LISTENER, Socket};
 
-use super::{ALLOW, DENY, detect};
+use super::{ALLOW, DENY, detect, names, policy};
 use crate::maps::{self, Scope};
 
 /// `TC_ACT_UNSPEC` and `TCX_NEXT`: the next program is asked.
@@ -106,6 +107,7 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
         debug!(&ctx, "dropped a packet to a protected endpoint");
         return DENY;
     }
+    packet.note(&target);
     if let Target::Port {
         endpoint,
         protocol: TCP,
@@ -149,8 +151,8 @@ struct Packet<'a, const PERIMETER: bool> {
 enum Target {
     /// Nobody can tell.
     Unknown,
-    /// To a host's kernel itself.
-    Kernel,
+    /// To the kernel of the host with this endpoint's address.
+    Kernel(Endpoint),
     /// To something at this endpoint's address.
     Host(Endpoint),
     /// There, with a protocol that has ports, whose header is at `transport`.
@@ -205,7 +207,7 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
         let destination = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
         let whole = fragment_offset(u16::from_ne_bytes([header[6], header[7]])) == 0;
         if whole && protocol == ICMP {
-            return Target::Kernel;
+            return Target::Kernel(Endpoint::v4(destination, 0));
         }
         if whole
             && has_ports(protocol)
@@ -248,7 +250,7 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
         let mut place = self.start + V6_HEADER;
         for _ in 0..MAX_HEADERS {
             if next == ICMPV6 || next == NO_NEXT_HEADER {
-                return Target::Kernel;
+                return Target::Kernel(Endpoint::v6(address, 0));
             }
             if has_ports(next) {
                 let Ok(port) = self.skb.load::<u16>(place + 2) else {
@@ -283,10 +285,40 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     fn is_dropped(&self, target: &Target) -> bool {
         match *target {
             Target::Unknown => true,
-            Target::Kernel => false,
+            Target::Kernel(endpoint) => self.is_beyond(&endpoint),
             Target::Host(endpoint) => self.is_guarded_address(endpoint),
             Target::Port { endpoint, .. } => self.is_guarded(endpoint),
         }
+    }
+
+    /// Has Weir know who sent it a datagram.
+    #[inline(always)]
+    fn note(&self, target: &Target) {
+        let Target::Port {
+            endpoint, protocol, ..
+        } = target
+        else {
+            return;
+        };
+        if !names::may_be_noted(*protocol, endpoint) {
+            return;
+        }
+        if let Some(source) = self.source() {
+            names::note(self.record(), source, endpoint);
+        }
+    }
+
+    /// Where a packet without options or extension headers is from.
+    #[inline(always)]
+    fn source(&self) -> Option<Endpoint> {
+        if self.skb.protocol() == IPV4 {
+            let header = self.skb.load::<Ipv4>(self.start).ok()?;
+            let port = u16::from_be(header.ports[0]);
+            return (header.length & 0xf == 5).then_some(Endpoint::v4(header.source, port));
+        }
+        let header = self.skb.load::<Ipv6>(self.start).ok()?;
+        let port = u16::from_be(header.ports[0]);
+        has_ports(header.next).then_some(Endpoint::v6(header.source, port))
     }
 
     /// Whether the packet's sender has no way to an endpoint but Weir.
@@ -297,10 +329,11 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
             return self.is_meant(scope);
         }
         // At an address that came up just now, say.
-        !PERIMETER
+        let is_new = !PERIMETER
             && self.device() == LOOPBACK_DEVICE
             && maps::is_local_port(endpoint.port as u16)
-            && self.is_from_host()
+            && self.is_from_host();
+        is_new || self.is_beyond(&endpoint)
     }
 
     /// As `is_guarded`, for whichever port.
@@ -308,7 +341,25 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     fn is_guarded_address(&self, endpoint: Endpoint) -> bool {
         let endpoint = endpoint.canonical_loopback().unwrap_or(endpoint);
         let scope = maps::address_scope(&endpoint.address);
-        scope != Scope::NOBODY && self.is_meant(scope)
+        scope != Scope::NOBODY && self.is_meant(scope) || self.is_beyond(&endpoint)
+    }
+
+    /// Whether the packet's socket may not send there by its agent's egress policy. (The perimeter
+    /// sees no socket.)
+    #[inline(always)]
+    fn is_beyond(&self, destination: &Endpoint) -> bool {
+        if PERIMETER || maps::is_all_open() {
+            return false;
+        }
+        // SAFETY: the hook's own packet.
+        let cgroup = unsafe { bpf_skb_cgroup_id(self.skb.skb) };
+        let record = self.record();
+        // Without a record (made by the kernel, or before Weir), loopback may be the namespace's own.
+        let on_host = record.as_ref().is_some_and(|record| {
+            record.on_host != 0
+                && (record.listener == NO_LISTENER || record.listener != destination.port)
+        });
+        !policy::permits(cgroup, on_host, destination)
     }
 
     #[inline(always)]
@@ -319,11 +370,17 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     /// Whether the packet's socket is in the host's own namespace, as far as is known.
     #[inline(always)]
     fn is_from_host(&self) -> bool {
+        self.record().is_none_or(|record| record.on_host != 0)
+    }
+
+    /// What is known of the packet's socket.
+    #[inline(always)]
+    fn record(&self) -> Option<&'static mut Socket> {
         let skb: *mut __sk_buff = self.skb.skb;
         // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
         let sk = unsafe { (*skb).__bindgen_anon_2.sk };
         // SAFETY: `sk` is the context's socket.
-        unsafe { maps::socket(sk.cast()) }.is_none_or(|record| record.on_host != 0)
+        unsafe { maps::socket(sk.cast()) }
     }
 
     #[inline(always)]

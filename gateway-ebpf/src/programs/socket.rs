@@ -12,7 +12,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use gateway_ebpf::{Endpoint, NO_LISTENER, Socket};
 
-use super::{ALLOW, DENY, IPPROTO_TCP, IPPROTO_UDP, listener, netns};
+use super::{ALLOW, DENY, IPPROTO_TCP, IPPROTO_UDP, listener, netns, policy};
 use crate::maps::{self, HOST};
 
 const SOCK_STREAM: u32 = 1;
@@ -39,8 +39,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
     // SAFETY: the context is valid while the program runs, and the verifier knows its fields.
     let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
     match (kind, protocol) {
-        (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) => {}
-        (SOCK_DGRAM, IPPROTO_UDP) => return ALLOW,
+        (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) | (SOCK_DGRAM, IPPROTO_UDP) => {}
         _ => {
             warn!(
                 &ctx,
@@ -50,9 +49,11 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         }
     }
     let netns = netns(&ctx);
+    // SAFETY: a helper without arguments. A new socket belongs to the cgroup of its maker.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    policy::meet(cgroup);
     let record = Socket {
-        // SAFETY: a helper without arguments. A new socket belongs to the cgroup of its maker.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        cgroup,
         destination: Endpoint::v4(0, 0),
         listener: NO_LISTENER,
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,
@@ -86,7 +87,7 @@ pub(crate) fn post_bind6(ctx: SockContext) -> i32 {
 fn bound_beside_listener(ctx: &SockContext) -> i32 {
     // SAFETY: as in `sock_create`; the port is in host byte order.
     let (protocol, port) = unsafe { ((*ctx.sock).protocol, (*ctx.sock).src_port) };
-    if protocol == IPPROTO_TCP && port == listener(netns(ctx)) {
+    if matches!(protocol, IPPROTO_TCP | IPPROTO_UDP) && port == listener(netns(ctx)) {
         warn!(ctx, "denied a bind to the port of Weir's listener");
         return DENY;
     }

@@ -2,11 +2,12 @@
 //! one has begun to run a program.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_current_ancestor_cgroup_id,
+    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id},
     macros::{lsm, raw_tracepoint},
     programs::{LsmContext, RawTracePointContext},
 };
 
+use super::policy;
 use crate::maps::{self, SLICE};
 
 const ALLOW: i32 = 0;
@@ -43,6 +44,8 @@ pub(super) fn is_agent() -> bool {
 pub(crate) fn sched_process_exec(_: RawTracePointContext) -> i32 {
     if is_agent() {
         maps::report_namespace();
+        // SAFETY: a helper without arguments.
+        policy::meet(unsafe { bpf_get_current_cgroup_id() });
     }
     0
 }

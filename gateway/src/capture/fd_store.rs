@@ -8,11 +8,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 
 use sd_notify::NotifyState;
-use socket2::Socket;
+use socket2::{Socket, Type};
 
 use super::kernel;
 use super::netns::Opened;
@@ -49,7 +49,9 @@ impl Inherited {
 /// Has the service manager keep a namespace's listeners.
 pub(super) fn keep(opened: &Opened) {
     let name = name(opened.cookie, opened.port);
-    let fds: Vec<_> = opened.listeners.iter().map(AsFd::as_fd).collect();
+    let listeners = opened.listeners.iter().map(AsFd::as_fd);
+    let questions = opened.questions.iter().map(AsFd::as_fd);
+    let fds: Vec<_> = listeners.chain(questions).collect();
     let message = [NotifyState::FdStore, NotifyState::FdName(&name)];
     if let Err(error) = sd_notify::notify_with_fds(&message, &fds) {
         tracing::warn!(name, %error, "a listener can't be kept over a restart");
@@ -68,7 +70,7 @@ fn remove(name: &str) {
     }
 }
 
-/// What a namespace's listeners are called in the store: both of them, so that they go together.
+/// What a namespace's listeners are called in the store: all of them, so that they go together.
 fn name(cookie: u64, port: u16) -> String {
     format!("listener-{cookie}-{port}")
 }
@@ -76,23 +78,32 @@ fn name(cookie: u64, port: u16) -> String {
 /// The listeners that were kept under a name, if they are what the name says.
 fn recognise(kept: &str, fds: Vec<OwnedFd>) -> io::Result<Opened> {
     let foreign = || io::Error::other("it isn't a listener of this name");
-    let mut listeners = Vec::new();
+    let (mut listeners, mut questions) = (Vec::new(), Vec::new());
+    let mut place = None;
     for fd in fds {
         let socket = Socket::from(fd);
         let cookie = kernel::netns_cookie(socket.as_fd())?;
         let address = socket.local_addr()?.as_socket().ok_or_else(foreign)?;
-        let ours = address.ip().is_loopback() && name(cookie, address.port()) == kept;
-        if !ours || !socket.is_listener()? {
+        if !address.ip().is_loopback() || name(cookie, address.port()) != kept {
             return Err(foreign());
         }
         socket.set_nonblocking(true)?;
-        listeners.push((cookie, address.port(), TcpListener::from(socket)));
+        place = Some((cookie, address.port()));
+        match socket.r#type()? {
+            Type::STREAM if socket.is_listener()? => listeners.push(TcpListener::from(socket)),
+            Type::DGRAM => questions.push(UdpSocket::from(socket)),
+            _ => return Err(foreign()),
+        }
     }
-    let &(cookie, port, _) = listeners.first().ok_or_else(foreign)?;
+    let (cookie, port) = place.ok_or_else(foreign)?;
+    if listeners.len() != questions.len() {
+        return Err(io::Error::other("a part of it isn't there"));
+    }
     Ok(Opened {
         cookie,
         port,
-        listeners: listeners.into_iter().map(|(.., socket)| socket).collect(),
+        listeners,
+        questions,
     })
 }
 
@@ -100,33 +111,41 @@ fn recognise(kept: &str, fds: Vec<OwnedFd>) -> io::Result<Opened> {
 mod tests {
     use super::*;
 
-    fn fds(sockets: Vec<TcpListener>) -> Vec<OwnedFd> {
-        sockets.into_iter().map(OwnedFd::from).collect()
+    fn listening(address: &str) -> (TcpListener, UdpSocket) {
+        // The port of one may be taken for the other.
+        loop {
+            let listener = TcpListener::bind(address).unwrap();
+            if let Ok(questions) = UdpSocket::bind(listener.local_addr().unwrap()) {
+                return (listener, questions);
+            }
+        }
+    }
+
+    fn copies(sockets: &[&dyn AsFd]) -> Vec<OwnedFd> {
+        let copy = |socket: &&dyn AsFd| socket.as_fd().try_clone_to_owned().unwrap();
+        sockets.iter().map(copy).collect()
     }
 
     #[test]
     fn listeners_are_recognised_by_what_they_are_and_not_only_by_name() {
-        let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (v4, questions) = listening("127.0.0.1:0");
         let cookie = kernel::netns_cookie(v4.as_fd()).unwrap();
         let port = v4.local_addr().unwrap().port();
-        let v6 = TcpListener::bind(("::1", port)).unwrap();
         let own = name(cookie, port);
 
-        let copies = vec![v4.try_clone().unwrap(), v6];
-        let opened = recognise(&own, fds(copies)).unwrap();
+        let opened = recognise(&own, copies(&[&v4, &questions])).unwrap();
         assert_eq!((opened.cookie, opened.port), (cookie, port));
-        assert_eq!(opened.listeners.len(), 2);
+        assert_eq!((opened.listeners.len(), opened.questions.len()), (1, 1));
 
         let elsewhere = name(cookie + 1, port);
-        assert!(recognise(&elsewhere, fds(vec![v4.try_clone().unwrap()])).is_err());
-        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(recognise(&own, fds(vec![v4, stranger])).is_err());
-        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = datagrams.local_addr().unwrap().port();
-        assert!(recognise(&name(cookie, port), vec![datagrams.into()]).is_err());
-        let wildcard = TcpListener::bind("0.0.0.0:0").unwrap();
+        assert!(recognise(&elsewhere, copies(&[&v4, &questions])).is_err());
+        let (stranger, _) = listening("127.0.0.1:0");
+        assert!(recognise(&own, copies(&[&v4, &questions, &stranger])).is_err());
+        assert!(recognise(&own, copies(&[&v4])).is_err());
+        assert!(recognise(&own, copies(&[&questions])).is_err());
+        let (wildcard, questions) = listening("0.0.0.0:0");
         let port = wildcard.local_addr().unwrap().port();
-        assert!(recognise(&name(cookie, port), fds(vec![wildcard])).is_err());
+        assert!(recognise(&name(cookie, port), copies(&[&wildcard, &questions])).is_err());
         assert!(recognise("stored", Vec::new()).is_err());
     }
 }

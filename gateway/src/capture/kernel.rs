@@ -15,6 +15,7 @@ use nix::libc;
 /// `enum bpf_cmd` of `linux/bpf.h`.
 #[derive(Clone, Copy)]
 enum Command {
+    MapLookup = 1,
     ProgLoad = 5,
     ObjPin = 6,
     ObjGet = 7,
@@ -37,6 +38,8 @@ pub(super) enum AttachType {
     PostBind6 = 13,
     SendMsg4 = 14,
     SendMsg6 = 15,
+    RecvMsg4 = 19,
+    RecvMsg6 = 20,
     SetSockOpt = 22,
     GetPeerName4 = 29,
     GetPeerName6 = 30,
@@ -285,6 +288,19 @@ struct ElementAttribute {
 
 /// Takes an element out of a hash map. The caller's types are those of the map.
 pub(super) fn take_element<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    element(Command::MapLookupAndDelete, map, key)
+}
+
+/// Copies an element of a hash map. The caller's types are those of the map.
+pub(super) fn find_element<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    element(Command::MapLookup, map, key)
+}
+
+fn element<K: Pod, V: Pod>(
+    command: Command,
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
     let mut value = MaybeUninit::<V>::uninit();
     let mut attribute = ElementAttribute {
         map: raw(map),
@@ -293,7 +309,7 @@ pub(super) fn take_element<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::
         value: value.as_mut_ptr() as u64,
         flags: 0,
     };
-    match bpf(Command::MapLookupAndDelete, &mut attribute) {
+    match bpf(command, &mut attribute) {
         // SAFETY: the kernel has written the whole value, and any bit pattern is a `V` (Pod).
         Ok(_) => Ok(Some(unsafe { value.assume_init() })),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::thread;
@@ -11,7 +11,7 @@ use std::thread;
 use gateway_ebpf::Detection;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::netlink::{Device, Netlink};
 use super::{kernel, sock_diag};
@@ -29,10 +29,12 @@ const LOWEST: u16 = 20000;
 pub(super) struct Opened {
     /// The namespace's cookie.
     pub(super) cookie: u64,
-    /// The port of all of `listeners`.
+    /// The port of all of `listeners` and `questions`.
     pub(super) port: u16,
     /// At 127.0.0.1, and at `::1` where the kernel has IPv6; nonblocking.
     pub(super) listeners: Vec<TcpListener>,
+    /// The same for datagrams.
+    pub(super) questions: Vec<UdpSocket>,
 }
 
 /// Listens on loopback inside a namespace, given as its open `/proc/<pid>/ns/net`.
@@ -80,17 +82,17 @@ fn listen() -> io::Result<Opened> {
         } else {
             0
         };
-        let v4 = match listen_at(Ipv4Addr::LOCALHOST.into(), wanted) {
+        let (v4, v4_questions) = match both_at(Ipv4Addr::LOCALHOST.into(), wanted) {
             Err(error) if is(&error, Errno::EADDRINUSE) => continue,
             result => result?,
         };
         let cookie = kernel::netns_cookie(v4.as_fd())?;
         let port = v4.local_addr()?.port();
-        let listeners = match listen_at(Ipv6Addr::LOCALHOST.into(), port) {
-            Ok(v6) => vec![v4, v6],
+        let (listeners, questions) = match both_at(Ipv6Addr::LOCALHOST.into(), port) {
+            Ok((v6, v6_questions)) => (vec![v4, v6], vec![v4_questions, v6_questions]),
             Err(error) if is(&error, Errno::EADDRINUSE) => continue,
             Err(error) if is(&error, Errno::EAFNOSUPPORT) || is(&error, Errno::EADDRNOTAVAIL) => {
-                vec![v4]
+                (vec![v4], vec![v4_questions])
             }
             Err(error) => return Err(error),
         };
@@ -98,6 +100,7 @@ fn listen() -> io::Result<Opened> {
             cookie,
             port,
             listeners,
+            questions,
         });
     }
     Err(io::Error::from(Errno::EADDRINUSE))
@@ -133,15 +136,19 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno as i32)
 }
 
-/// One nonblocking listener. It may be bound before `lo` is up (FREEBIND): a namespace is found
-/// before whoever made it has set it up.
-fn listen_at(address: IpAddr, port: u16) -> io::Result<TcpListener> {
-    let address = SocketAddr::new(address, port);
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+/// A listener for connections and one for datagrams, at the same port.
+fn both_at(address: IpAddr, port: u16) -> io::Result<(TcpListener, UdpSocket)> {
+    let listener = bind_at(Type::STREAM, SocketAddr::new(address, port))?;
+    listener.listen(BACKLOG)?;
+    let listener = TcpListener::from(listener);
+    let questions = bind_at(Type::DGRAM, listener.local_addr()?)?;
+    Ok((listener, questions.into()))
+}
+
+/// A nonblocking socket at an address. It may be bound before `lo` is up (FREEBIND): a namespace is
+/// found before whoever made it has set it up.
+fn bind_at(kind: Type, address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         socket.set_freebind_v6(true)?;
@@ -149,9 +156,8 @@ fn listen_at(address: IpAddr, port: u16) -> io::Result<TcpListener> {
         socket.set_freebind_v4(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -183,5 +189,10 @@ mod tests {
             assert!(address.ip().is_loopback());
             assert_eq!(address.port(), opened.port);
         }
+        let address = |socket: &UdpSocket| socket.local_addr().unwrap();
+        let of_questions: Vec<_> = opened.questions.iter().map(address).collect();
+        let listeners = opened.listeners.iter();
+        let of_listeners: Vec<_> = listeners.map(|l| l.local_addr().unwrap()).collect();
+        assert_eq!(of_questions, of_listeners);
     }
 }

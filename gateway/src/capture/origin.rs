@@ -1,17 +1,15 @@
 //! Where an accepted connection wanted to go, and who made it: the kernel's word, given out once.
 
-use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use aya::maps::{Map, MapData};
 use gateway_ebpf::{Endpoint, OriginKey, Socket};
 
 use super::endpoints::Aliases;
-use super::place::Slice;
+use super::place::{Cgroups, Slice};
 use super::{Error, kernel};
 
 /// The configured address that a client named, itself or by another address of this host; IPv4 even
@@ -71,9 +69,7 @@ pub struct Origins {
 struct Shared {
     map: MapData,
     aliases: Aliases,
-    root: PathBuf,
-    mount: File,
-    slice: PathBuf,
+    cgroups: Cgroups,
 }
 
 impl Origins {
@@ -81,17 +77,11 @@ impl Origins {
         let Map::LruHashMap(map) = map else {
             return Err(Error::Incomplete("ORIGINS of the expected kind"));
         };
-        let mount = File::open(&slice.root).map_err(Error::io(format!(
-            "{} can't be opened",
-            slice.root.display()
-        )))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 map,
                 aliases,
-                root: slice.root.clone(),
-                mount,
-                slice: slice.path.clone(),
+                cgroups: Cgroups::open(slice)?,
             }),
         })
     }
@@ -108,17 +98,31 @@ impl Origins {
     /// # Errors
     /// See [`Miss`]; the connection has to be closed then.
     pub fn take(&self, stream: &impl AsFd, peer: SocketAddr) -> Result<Origin, Miss> {
-        let netns = kernel::netns_cookie(stream.as_fd()).map_err(Miss::Socket)?;
-        let key = OriginKey {
-            netns,
-            source: endpoint(&peer),
-            reserved: 0,
-        };
-        let found = kernel::take_element::<_, Socket>(self.shared.map.fd().as_fd(), &key);
+        let key = key(stream, peer, false)?;
+        let found = kernel::take_element(self.map(), &key);
+        self.origin(found, peer)
+    }
+
+    /// Finds who sent a datagram to one of Weir's sockets. What was sent later by the same socket has
+    /// the same origin.
+    ///
+    /// # Errors
+    /// See [`Miss`]; the datagram has to be dropped then.
+    pub fn of_datagram(&self, socket: &impl AsFd, peer: SocketAddr) -> Result<Origin, Miss> {
+        let key = key(socket, peer, true)?;
+        let found = kernel::find_element(self.map(), &key);
+        self.origin(found, peer)
+    }
+
+    fn map(&self) -> BorrowedFd<'_> {
+        self.shared.map.fd().as_fd()
+    }
+
+    fn origin(&self, found: io::Result<Option<Socket>>, peer: SocketAddr) -> Result<Origin, Miss> {
         let socket = found.map_err(Miss::Lookup)?.ok_or(Miss::Unknown(peer))?;
         let cgroup = CgroupId(socket.cgroup);
         let cgroup_path = self.cgroup_path(cgroup).map_err(|source| Miss::Cgroup {
-            id: socket.cgroup,
+            id: cgroup.0,
             source,
         })?;
         Ok(Origin {
@@ -133,25 +137,18 @@ impl Origins {
 
     /// The path of a cgroup below the slice, relative to the mount.
     pub(super) fn cgroup_path(&self, cgroup: CgroupId) -> io::Result<String> {
-        self.shared.cgroup_path(cgroup.0)
+        self.shared.cgroups.path(cgroup)
     }
 }
 
-impl Shared {
-    /// The path of a cgroup below the slice, relative to the mount. The kernel finds it by its id,
-    /// so it costs the same however many cgroups an agent makes.
-    fn cgroup_path(&self, id: u64) -> io::Result<String> {
-        let cgroup = kernel::open_cgroup(&self.mount, id)?;
-        let path = fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))?;
-        if !path.starts_with(&self.slice) {
-            return Err(io::Error::other("it is outside of the slice"));
-        }
-        relative(&path, &self.root).ok_or_else(|| io::Error::other("its name is not UTF-8"))
-    }
-}
-
-fn relative(path: &Path, root: &Path) -> Option<String> {
-    Some(path.strip_prefix(root).ok()?.to_str()?.to_owned())
+/// By what the kernel knows who is at the other end of a socket.
+fn key(socket: &impl AsFd, peer: SocketAddr, datagram: bool) -> Result<OriginKey, Miss> {
+    let netns = kernel::netns_cookie(socket.as_fd()).map_err(Miss::Socket)?;
+    Ok(OriginKey {
+        netns,
+        source: endpoint(&peer),
+        datagram: datagram.into(),
+    })
 }
 
 /// A thread's name up to its terminating zero.

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::netlink::{Device, Netlink};
 use super::watch::Coverage;
-use super::{kernel, netns, pins};
+use super::{kernel, pins};
 
 /// The loopback device, in any namespace.
 const LOOPBACK: u32 = 1;
@@ -175,14 +175,18 @@ pub(super) struct Around {
 impl Around {
     /// Which devices of the namespace have the perimeter at their other end, and which lead out of it
     /// otherwise.
-    pub(super) fn coverage(&self, namespace: &File) -> io::Result<Coverage> {
-        let inside = netns::devices(namespace)?;
+    pub(super) fn coverage(&self, inside: &[Device]) -> Coverage {
         let open = inside.iter().filter(|device| leads_out(device, &self.ends));
-        Ok(Coverage {
+        Coverage {
             covered: self.ends.iter().map(|device| device.name.clone()).collect(),
             open: open.map(|device| device.name.clone()).collect(),
-        })
+        }
     }
+}
+
+/// Whether nothing leads out of a namespace with these devices.
+pub(super) fn is_isolated(inside: &[Device]) -> bool {
+    !inside.iter().any(|device| leads_out(device, &[]))
 }
 
 /// What the pins of tcx links are called, before the device's index.
@@ -244,6 +248,8 @@ mod tests {
             (device(8, "bridge", None, None), false),
         ] {
             assert_eq!(leads_out(&inside, &ends), out, "{inside:?}");
+            let alone = is_isolated(&[device(1, "", None, None), inside.clone()]);
+            assert_eq!(alone, !leads_out(&inside, &[]), "{inside:?}");
         }
     }
 }

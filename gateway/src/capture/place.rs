@@ -3,13 +3,15 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 
-use super::{Error, Settings};
+use super::{CgroupId, Error, Settings, kernel};
 
 /// Where every Linux has its bpf file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -49,6 +51,51 @@ impl Slice {
             dir,
         })
     }
+}
+
+/// The cgroups below the slice, by their ids. Cloning shares the open mount.
+#[derive(Clone, Debug)]
+pub struct Cgroups(Arc<Opened>);
+
+#[derive(Debug)]
+struct Opened {
+    root: PathBuf,
+    mount: File,
+    slice: PathBuf,
+}
+
+impl Cgroups {
+    pub(super) fn open(slice: &Slice) -> Result<Self, Error> {
+        let failed = || Error::io(format!("{} can't be opened", slice.root.display()));
+        Ok(Self(Arc::new(Opened {
+            root: slice.root.clone(),
+            mount: File::open(&slice.root).map_err(failed())?,
+            slice: slice.path.clone(),
+        })))
+    }
+
+    /// The slice, an absolute path.
+    pub(super) fn slice(&self) -> &Path {
+        &self.0.slice
+    }
+
+    /// The path of a cgroup below the slice, relative to the mount. The kernel finds it by its id,
+    /// so it costs the same however many cgroups an agent makes.
+    ///
+    /// # Errors
+    /// It is gone, or not below the slice.
+    pub fn path(&self, cgroup: CgroupId) -> io::Result<String> {
+        let dir = kernel::open_cgroup(&self.0.mount, cgroup.0)?;
+        let path = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+        if !path.starts_with(&self.0.slice) {
+            return Err(io::Error::other("it is outside of the slice"));
+        }
+        relative(&path, &self.0.root).ok_or_else(|| io::Error::other("its name is not UTF-8"))
+    }
+}
+
+fn relative(path: &Path, root: &Path) -> Option<String> {
+    Some(path.strip_prefix(root).ok()?.to_str()?.to_owned())
 }
 
 /// The cgroup v2 mount: the one that was set, or the first in `/proc/mounts`.
@@ -160,6 +207,7 @@ mod tests {
                 pin_dir: "/nowhere".into(),
                 cgroup_root: None,
                 require: Vec::new(),
+                governed: false,
             };
             let result = Slice::open(&settings);
             assert!(

@@ -9,10 +9,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use aya::maps::lpm_trie::Key;
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Address, Endpoint, Flow, LAYOUT, OriginKey, Socket};
+use gateway_ebpf::{Address, Destination, Endpoint, Flow, LAYOUT, OriginKey, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
@@ -30,7 +31,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEIR_EBPF_OBJECT"));
 
 /// The programs on the slice, in the order in which they are attached: what redirects comes last,
 /// when all that it relies on is there.
-const PROGRAMS: [(&str, AttachType); 13] = [
+const PROGRAMS: [(&str, AttachType); 15] = [
     ("sock_create", AttachType::SockCreate),
     ("setsockopt", AttachType::SetSockOpt),
     ("post_bind4", AttachType::PostBind4),
@@ -40,6 +41,8 @@ const PROGRAMS: [(&str, AttachType); 13] = [
     ("sendmsg4", AttachType::SendMsg4),
     ("sendmsg6", AttachType::SendMsg6),
     ("tcp_connect", AttachType::SockOps),
+    ("recvmsg4", AttachType::RecvMsg4),
+    ("recvmsg6", AttachType::RecvMsg6),
     ("getpeername4", AttachType::GetPeerName4),
     ("getpeername6", AttachType::GetPeerName6),
     ("connect4", AttachType::Connect4),
@@ -50,7 +53,7 @@ const PROGRAMS: [(&str, AttachType); 13] = [
 const EXEC: &str = "sched_process_exec";
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 8] = [
+const PINNED_MAPS: [(&str, usize, usize); 11] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
     ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
     ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
@@ -59,6 +62,13 @@ const PINNED_MAPS: [(&str, usize, usize); 8] = [
     ("ORIGINS", size_of::<OriginKey>(), size_of::<Socket>()),
     ("FLOWS", size_of::<i32>(), size_of::<Flow>()),
     ("GENERATION", size_of::<u32>(), size_of::<u32>()),
+    ("ALL_OPEN", size_of::<u32>(), size_of::<u32>()),
+    ("CGROUPS", size_of::<u64>(), size_of::<u32>()),
+    (
+        "DESTINATIONS",
+        size_of::<Key<Destination>>(),
+        size_of::<u8>(),
+    ),
 ];
 
 /// Programs that are loaded, and may be attached.

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::fd_store::{self, Inherited};
 use super::namespaces::Namespaces;
-use super::netlink::{self, Netlink};
+use super::netlink::{self, Device, Netlink};
 use super::netns::Opened;
-use super::perimeter::{Around, Perimeter};
+use super::perimeter::{Around, Perimeter, is_isolated};
 use super::pins::Pins;
 use super::place::Slice;
 use super::worker::{Stop, Worker};
@@ -64,6 +64,8 @@ pub enum NamespaceEvent {
         id: NetnsId,
         /// At 127.0.0.1, and at `::1` where there is IPv6.
         listeners: Vec<TcpListener>,
+        /// For datagrams, at the same addresses: questions for names arrive there.
+        questions: Vec<UdpSocket>,
     },
     /// No agent lives here any more, and none is sent to the listeners. It may come up again.
     Down {
@@ -125,10 +127,17 @@ impl Coverages {
     }
 }
 
+/// EVENTS, LISTENERS and ISOLATED.
+pub(super) type Maps = (
+    RingBuf<MapData>,
+    maps::HashMap<MapData, u64, u32>,
+    maps::HashMap<MapData, u64, u8>,
+);
+
 /// Starts the thread. If it is `strict`, a namespace with a way past the perimeter has no listener.
 pub(super) fn start(
     slice: &Slice,
-    (events, listeners): (RingBuf<MapData>, maps::HashMap<MapData, u64, u32>),
+    (events, listeners, isolated): Maps,
     (perimeter, strict): (Option<Perimeter>, bool),
     (coverages, namespaces): (&Coverages, &Namespaces),
     (inherited, pins): (Inherited, Pins),
@@ -139,6 +148,7 @@ pub(super) fn start(
         slice: slice.path.clone(),
         host: NetnsId(netns::own_cookie().map_err(failed())?),
         listeners,
+        isolated,
         perimeter,
         pins,
         restored: Instant::now(),
@@ -160,6 +170,7 @@ struct Watch {
     slice: PathBuf,
     host: NetnsId,
     listeners: maps::HashMap<MapData, u64, u32>,
+    isolated: maps::HashMap<MapData, u64, u8>,
     perimeter: Option<Perimeter>,
     pins: Pins,
     /// When the pins were looked at.
@@ -355,6 +366,7 @@ impl Watch {
 
     /// Makes a namespace known, with its listeners.
     fn take_up(&mut self, namespace: File, opened: Opened) -> io::Result<Opened> {
+        let devices = netns::devices(&namespace)?;
         let inode = namespace.metadata()?.ino();
         let namespace = Arc::new(namespace);
         let id = NetnsId(opened.cookie);
@@ -369,6 +381,10 @@ impl Watch {
         };
         self.known.insert(inode, known);
         self.namespaces.insert(id.0, namespace);
+        // Before anybody is served: what is asked at once is led to nobody otherwise.
+        if id != self.host {
+            self.note_isolation(id, &devices);
+        }
         if let Err(error) = self.admit(id) {
             self.known.remove(&inode);
             self.namespaces.remove(id.0);
@@ -386,6 +402,7 @@ impl Watch {
         let _ = self.sender.send(NamespaceEvent::Up {
             id: NetnsId(opened.cookie),
             listeners: opened.listeners,
+            questions: opened.questions,
         });
     }
 
@@ -434,11 +451,9 @@ impl Watch {
         }
     }
 
-    /// Finds out which devices of these namespaces lead out past the perimeter, as far as it is time to.
+    /// Finds out which devices of these namespaces lead out of them, and which of these past the
+    /// perimeter, as far as it is time to.
     fn look_inside(&mut self, which: impl Fn(NetnsId) -> bool) {
-        if self.perimeter.is_none() {
-            return;
-        }
         let host = self.host;
         let is_due = |known: &&mut Known| {
             known.id != host
@@ -447,30 +462,58 @@ impl Watch {
                     .looked
                     .is_none_or(|looked| looked.elapsed() >= LOOK_EVERY)
         };
+        let mut found = Vec::new();
         for known in self.known.values_mut().filter(is_due).take(LOOKS) {
             known.looked = Some(Instant::now());
-            let coverage = match known.around.coverage(&known.namespace) {
-                Ok(coverage) => Some(coverage),
-                Err(error) => {
-                    tracing::warn!(netns = known.id.0, %error,
-                        "the devices of an agent's network namespace can't be listed");
-                    None
-                }
-            };
-            let is_open = coverage.as_ref().is_none_or(|found| !found.open.is_empty());
-            let is_news = coverage.as_ref() != Some(&self.coverages.of(known.id));
-            if self.strict && is_open && is_news {
-                tracing::warn!(
-                    netns = known.id.0,
-                    ?coverage,
-                    "a network namespace with a way past the perimeter, which is required, has no database"
-                );
+            let devices = netns::devices(&known.namespace);
+            let coverage = devices
+                .as_ref()
+                .map(|devices| known.around.coverage(devices));
+            found.push((known.id, coverage.ok(), devices));
+        }
+        for (id, coverage, devices) in found {
+            match devices {
+                Ok(devices) => self.note_isolation(id, &devices),
+                Err(error) => tracing::warn!(netns = id.0, %error,
+                    "the devices of an agent's network namespace can't be listed"),
             }
-            self.coverages.set(known.id, coverage);
+            if self.perimeter.is_some() {
+                self.note_coverage(id, coverage);
+            }
+        }
+    }
+
+    fn note_coverage(&mut self, id: NetnsId, coverage: Option<Coverage>) {
+        let is_open = coverage.as_ref().is_none_or(|found| !found.open.is_empty());
+        let is_news = coverage.as_ref() != Some(&self.coverages.of(id));
+        if self.strict && is_open && is_news {
+            tracing::warn!(
+                netns = id.0,
+                ?coverage,
+                "a network namespace with a way past the perimeter, which is required, has no database"
+            );
+        }
+        self.coverages.set(id, coverage);
+    }
+
+    /// Has the names that an open agent asks for answered by Weir, if nobody else can be asked.
+    fn note_isolation(&mut self, id: NetnsId, devices: &[Device]) {
+        let noted = if is_isolated(devices) {
+            self.isolated.insert(id.0, 1, 0)
+        } else {
+            self.isolated.remove(&id.0)
+        };
+        match noted {
+            Ok(()) | Err(maps::MapError::KeyNotFound) => {}
+            Err(error) => {
+                tracing::warn!(netns = id.0, %error, "whether a namespace is isolated can't be noted");
+            }
         }
     }
 
     fn remove(&mut self, id: NetnsId) {
+        // Nobody lives there to ask.
+        let _ = self.isolated.remove(&id.0);
         match self.listeners.remove(&id.0) {
             Ok(()) | Err(maps::MapError::KeyNotFound) => {}
             // Its clients are then refused by the closed port rather than by the program.
@@ -492,7 +535,7 @@ fn next_look(next_scan: Instant, expected_until: Instant) -> Instant {
 }
 
 /// The time until `deadline`, none if it is over.
-fn until(deadline: Instant) -> PollTimeout {
+pub(super) fn until(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     // `poll` counts in whole milliseconds: rounded up, it isn't called again and again at the end.
     PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::ZERO)

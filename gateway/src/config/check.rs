@@ -7,7 +7,7 @@ use std::sync::Arc;
 use toml::Spanned;
 
 use super::raw::{self, Later};
-use super::{Config, Journal, Paths};
+use super::{Config, Egress, Journal, Paths};
 use crate::capture;
 use crate::policy::{Diagnostic, did_you_mean};
 use crate::record::Durability;
@@ -86,14 +86,20 @@ impl Check<'_> {
         let datastores = self.datastores(&raw.datastore);
         let runtimes = self.runtimes(&raw.runtimes);
         let agents = self.agents(&raw.agent, capture.as_ref());
+        let egress = self.egress(&raw.agent);
+        let governed = egress.values().any(|egress| *egress != Egress::Open);
         Some(Config {
             file: path.to_owned(),
-            capture: capture?,
+            capture: capture::Settings {
+                governed,
+                ..capture?
+            },
             paths: paths?,
             journal: journal?,
             datastores,
             runtimes: runtimes?,
             agents,
+            egress,
         })
     }
 
@@ -114,6 +120,7 @@ impl Check<'_> {
             pin_dir: pin_dir?,
             cgroup_root: cgroup_root?,
             require: require?,
+            governed: false,
         })
     }
 

@@ -79,12 +79,13 @@ impl fmt::Display for Host {
     }
 }
 
-/// Why a text is no [`Host`].
+/// Why a text isn't what it should be.
+#[derive(Debug)]
 pub(super) struct Refused {
     pub(super) message: String,
     pub(super) help: &'static str,
 }
 
-fn refused(message: String, help: &'static str) -> Refused {
+pub(super) fn refused(message: String, help: &'static str) -> Refused {
     Refused { message, help }
 }

@@ -4,8 +4,10 @@
 //! [`Later`], so that they are refused by name and not as misspellings.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 /// A key that isn't in this version yet.
@@ -117,8 +119,45 @@ pub(super) struct Agent {
     #[serde(default)]
     pub(super) groups: Vec<Text>,
     pub(super) preflight: Option<Text>,
+    pub(super) egress: Option<Spanned<Egress>>,
     pub(super) identity: Later,
     pub(super) login: Later,
+}
+
+/// A word or a list.
+#[derive(Debug)]
+pub(super) enum Egress {
+    Word(String),
+    List(Vec<Text>),
+}
+
+// By hand: an untagged enum would lose the places of the list's parts.
+impl<'de> Deserialize<'de> for Egress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WordOrList;
+
+        impl<'de> Visitor<'de> for WordOrList {
+            type Value = Egress;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"open\", \"none\" or a list of what may be reached")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Egress, E> {
+                Ok(Egress::Word(word.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Egress, A::Error> {
+                let mut list = Vec::new();
+                while let Some(part) = parts.next_element()? {
+                    list.push(part);
+                }
+                Ok(Egress::List(list))
+            }
+        }
+
+        deserializer.deserialize_any(WordOrList)
+    }
 }
 
 #[derive(Debug, Deserialize)]

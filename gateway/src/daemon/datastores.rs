@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::config::{self, Config, Host};
 use crate::listener::Endpoints;
+use crate::names;
 use crate::session::Datastore;
 use crate::startup::ClientTls;
 use crate::tls::Authority;
@@ -19,6 +20,10 @@ use crate::tls::Authority;
 /// See the module.
 pub(super) struct Datastores {
     endpoints: watch::Sender<Arc<Endpoints>>,
+    /// The addresses of their names, as they were resolved last.
+    resolved: Mutex<names::Datastores>,
+    /// The same, once these addresses are protected.
+    names: watch::Sender<Arc<names::Datastores>>,
     /// Why the last look at a datastore's names failed.
     problems: Mutex<HashMap<Arc<str>, String>>,
 }
@@ -31,14 +36,18 @@ impl Datastores {
     /// be made.
     pub(super) async fn resolve(config: &Config, authority: &Authority) -> anyhow::Result<Self> {
         let mut endpoints = Endpoints::new();
+        let mut resolved = names::Datastores::new();
         for settings in &config.datastores {
             let found = addresses(&settings.hosts)
                 .await
                 .with_context(|| format!("datastore {}", settings.name))?;
-            add(&mut endpoints, settings, authority, found)?;
+            add_names(&mut resolved, &found);
+            add(&mut endpoints, settings, authority, all(found))?;
         }
         Ok(Self {
             endpoints: watch::channel(Arc::new(endpoints)).0,
+            resolved: Mutex::new(resolved),
+            names: watch::channel(Arc::default()).0,
             problems: Mutex::default(),
         })
     }
@@ -46,8 +55,13 @@ impl Datastores {
     /// Resolves all names again and adds what is new. What fails stays as it was, and is logged.
     pub(super) async fn resolve_again(&self, config: &Config, authority: &Authority) {
         let mut endpoints = (**self.endpoints.borrow()).clone();
+        let mut resolved = names::Datastores::new();
         for settings in &config.datastores {
-            let added = match addresses(&settings.hosts).await {
+            let found = addresses(&settings.hosts).await;
+            if let Ok(found) = &found {
+                add_names(&mut resolved, found);
+            }
+            let added = match found.map(all) {
                 Ok(found) if found.iter().all(|a| endpoints.contains_key(a)) => {
                     self.problems
                         .lock()
@@ -71,11 +85,26 @@ impl Datastores {
             }
         }
         self.endpoints.send_replace(Arc::new(endpoints));
+        self.resolved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(resolved);
     }
 
     /// Which datastore is where, now and later.
     pub(super) fn endpoints(&self) -> watch::Receiver<Arc<Endpoints>> {
         self.endpoints.subscribe()
+    }
+
+    /// What the datastores' names are, now and later.
+    pub(super) fn names(&self) -> watch::Receiver<Arc<names::Datastores>> {
+        self.names.subscribe()
+    }
+
+    /// Has the names told with the addresses that they have now, which must be protected.
+    pub(super) fn publish_names(&self) {
+        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names.send_replace(Arc::new(resolved.clone()));
     }
 
     /// All addresses.
@@ -112,23 +141,41 @@ impl Datastores {
     }
 }
 
-async fn addresses(hosts: &[Host]) -> anyhow::Result<BTreeSet<SocketAddr>> {
-    let mut found = BTreeSet::new();
+/// What each host resolves to.
+type Found<'a> = Vec<(&'a Host, Vec<SocketAddr>)>;
+
+async fn addresses(hosts: &[Host]) -> anyhow::Result<Found<'_>> {
+    let mut found = Vec::new();
     for host in hosts {
-        match host {
-            Host::Addr(address) => {
-                found.insert(*address);
-            }
-            Host::Name(name, port) => {
-                let looked_up = tokio::net::lookup_host((name.as_str(), *port))
-                    .await
-                    .with_context(|| format!("host {name} doesn't resolve"))?;
-                found.extend(looked_up);
-            }
+        let addresses = match host {
+            Host::Addr(address) => vec![*address],
+            Host::Name(name, port) => tokio::net::lookup_host((name.as_str(), *port))
+                .await
+                .with_context(|| format!("host {name} doesn't resolve"))?
+                .collect(),
+        };
+        found.push((host, addresses));
+    }
+    let is_none = found.iter().all(|(_, addresses)| addresses.is_empty());
+    anyhow::ensure!(!is_none, "its hosts resolve to no address");
+    Ok(found)
+}
+
+fn all(found: Found<'_>) -> BTreeSet<SocketAddr> {
+    found
+        .into_iter()
+        .flat_map(|(_, addresses)| addresses)
+        .collect()
+}
+
+/// Adds what was found to what names have.
+fn add_names(names: &mut names::Datastores, found: &Found<'_>) {
+    for (host, addresses) in found {
+        if let Host::Name(name, _) = host {
+            let own = names.entry(name.clone()).or_default();
+            own.extend(addresses.iter().map(SocketAddr::ip));
         }
     }
-    anyhow::ensure!(!found.is_empty(), "its hosts resolve to no address");
-    Ok(found)
 }
 
 fn add(

@@ -2,6 +2,7 @@
 //! Needs root; nothing here leaves the machine.
 
 mod detect;
+mod egress;
 mod local;
 mod lsm;
 mod perimeter;

@@ -128,5 +128,5 @@ except OSError as e:
     print(errno.errorcode[e.errno])
 "#;
     let output = stage.agent(script, &[&port.to_string()]).output();
-    assert_eq!(output, ["EPERM"; 5].join("\n") + "\nbound\nbound\nEPERM");
+    assert_eq!(output, ["EPERM"; 6].join("\n") + "\nbound\nEPERM");
 }

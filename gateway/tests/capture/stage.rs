@@ -6,7 +6,7 @@
 )]
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -21,8 +21,8 @@ use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use weir::capture::{
-    Capture, Coverage, Detection, Hook, Inherited, Miss, NamespaceEvent, NetnsId, Origin, Origins,
-    Settings, Watcher,
+    Capture, Coverage, Detection, Egress, Hook, Inherited, Miss, NamespaceEvent, NetnsId, Origin,
+    Origins, Settings, Strangers, Watcher,
 };
 
 /// Protected addresses that exist nowhere.
@@ -70,6 +70,7 @@ impl Stage {
             pin_dir: self.pins.clone(),
             cgroup_root: None,
             require: Vec::new(),
+            governed: false,
         }
     }
 
@@ -287,6 +288,7 @@ impl Agent {
                 script,
             ])
             .args(arguments)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -300,6 +302,12 @@ impl Agent {
     /// Waits until it has printed this line.
     pub(crate) fn wait_for(&mut self, expected: &str) {
         assert_eq!(self.line(), expected);
+    }
+
+    /// Gives it a line to read.
+    pub(crate) fn tell(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap();
     }
 
     /// The next line that it prints.
@@ -385,6 +393,15 @@ impl Daemon {
         daemon
     }
 
+    /// A daemon that protects these endpoints, and has every cgroup have an egress policy.
+    pub(crate) fn start_governing(stage: &Stage, endpoints: &[&str]) -> Self {
+        let settings = Settings {
+            governed: true,
+            ..stage.settings()
+        };
+        Self::start_with(&settings, endpoints)
+    }
+
     /// A daemon that leaves the protected endpoints as it finds them.
     pub(crate) fn resume(stage: &Stage) -> Self {
         Self::begin(&stage.settings())
@@ -431,6 +448,10 @@ impl Daemon {
     /// What else was ended by now.
     pub(crate) fn other_detections(&self) -> Vec<Detection> {
         self.detected.try_iter().collect()
+    }
+
+    pub(crate) fn egress(&mut self) -> (Egress, Strangers) {
+        self.capture.egress().unwrap()
     }
 
     pub(crate) fn lacks(&self, hook: Hook) -> bool {
@@ -485,7 +506,7 @@ fn serve(
         let mut tasks = std::collections::HashMap::new();
         while let Some(event) = watcher.next().await {
             match event {
-                NamespaceEvent::Up { id, listeners } => {
+                NamespaceEvent::Up { id, listeners, .. } => {
                     let accepting = listeners.into_iter().map(|listener| {
                         let (origins, connections) = (origins.clone(), connections.clone());
                         tokio::task::spawn_local(accept(id, listener, origins, connections))
@@ -553,6 +574,7 @@ pub(crate) fn serve_until_killed() {
         pin_dir: pins.into(),
         cgroup_root: None,
         require: Vec::new(),
+        governed: false,
     };
     let mut capture = Capture::start(&settings).unwrap();
     capture.set_endpoints(&[V4.parse().unwrap()]).unwrap();

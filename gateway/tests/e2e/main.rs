@@ -6,10 +6,12 @@
 mod agents;
 mod bypass;
 mod drivers;
+mod egress;
 mod encryption;
 mod failing;
 mod harness;
 mod masking;
+mod names;
 mod psql;
 mod refusing;
 mod restart;

@@ -5,7 +5,7 @@
 use std::{
     io::{self, IoSlice, Read, Write as _},
     mem::MaybeUninit,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::{
         fd::{AsFd, AsRawFd as _},
         unix::net::UnixStream,
@@ -47,6 +47,11 @@ pub(crate) enum Role {
         listen: SocketAddr,
         database: PathBuf,
     },
+    /// The same as `stream`, in a cipher that nobody between knows
+    Relay {
+        listen: SocketAddr,
+        database: PathBuf,
+    },
     /// Answers each datagram with what the database says to it
     Datagram {
         protocol: i32,
@@ -75,7 +80,7 @@ pub(crate) fn stay(stage: &Stage, args: &[&str]) -> Result<Process> {
     command.arg("accomplice").args(args);
     if matches!(
         args.first(),
-        Some(&"stream" | &"unwrap" | &"datagram" | &"vsock" | &"dial-in")
+        Some(&"stream" | &"unwrap" | &"relay" | &"datagram" | &"vsock" | &"dial-in")
     ) {
         command.arg(database(stage));
     }
@@ -155,6 +160,7 @@ pub(crate) fn main(role: &Role) -> Result<()> {
         Role::Unwrap { listen, database } => {
             serve(&bound(*listen, libc::IPPROTO_TCP)?, database, 1)
         }
+        Role::Relay { listen, database } => relay(*listen, database),
         Role::Vsock { port, database } => {
             let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
             socket.bind(&SockAddr::vsock(libc::VMADDR_CID_ANY, *port))?;
@@ -204,6 +210,32 @@ fn lead(mut client: &Socket, database: &Path, skipped: usize) -> io::Result<()> 
     io::copy(&mut back, &mut client)?;
     drop(rest);
     Ok(())
+}
+
+/// What a relay and an attacker have agreed on: no byte looks like what it is.
+pub(crate) fn cipher(bytes: &mut [u8]) {
+    bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
+}
+
+fn relay(listen: SocketAddr, database: &Path) -> Result<()> {
+    let listener = TcpListener::bind(listen)?;
+    println!("ready");
+    loop {
+        let (mut client, _) = listener.accept()?;
+        let mut question = vec![0; 4096];
+        let count = client.read(&mut question)?;
+        cipher(&mut question);
+        let mut upstream = UnixStream::connect(database)?;
+        upstream.write_all(question.get(..count).unwrap_or_default())?;
+        let (mut reply, mut part) = (Vec::new(), [0; 4096]);
+        while !pg::is_complete(&reply) {
+            let count = sys::read_within(&mut upstream, &mut part, Duration::from_secs(5))?;
+            ensure!(count > 0, "the database hung up");
+            reply.extend_from_slice(&part[..count]);
+        }
+        cipher(&mut reply);
+        client.write_all(&reply)?;
+    }
 }
 
 fn datagrams(protocol: i32, listen: SocketAddr, database: &Path) -> Result<()> {

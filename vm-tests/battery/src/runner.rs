@@ -15,7 +15,7 @@ use crate::{
     report,
     scenario::{Case, Control, Expect, Scenario},
     scenarios,
-    stage::{Prop, Stage},
+    stage::{Demands, Prop, Stage},
 };
 
 pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
@@ -34,18 +34,21 @@ pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
     let cases = cases.filter(|case| is_tried(case)).count();
     report::begin(&kernel.release, cases);
     let mut failed = 0;
-    let mut kept = None;
+    let mut kept: Option<Stage> = None;
     for scenario in chosen {
         let cases = scenario.cases.iter().filter(|case| is_tried(case));
         for (number, case) in cases.enumerate() {
             let start = Instant::now();
-            let required = scenario.perimeter_required;
-            let fitting = kept.take_if(|stage: &mut Stage| stage.perimeter_required == required);
+            let demands = Demands {
+                perimeter: scenario.perimeter_required,
+                egress: case.egress,
+            };
+            let fitting = kept.take_if(|stage: &mut Stage| stage.demands == demands);
             // Two at once would have the same addresses on this machine.
             drop(kept.take());
             let stage = match fitting {
                 Some(stage) => stage,
-                None => Stage::new(weir, &kernel, required)?,
+                None => Stage::new(weir, &kernel, demands)?,
             };
             let expect = (case.expect)(&kernel);
             // An emulated machine is slow, and has the host's run before it: there each attack is

@@ -44,6 +44,8 @@ pub(crate) struct Case {
     pub(crate) caps: Caps,
     /// Whether it sees the host's processes.
     pub(crate) host_pids: bool,
+    /// What else it may reach, as the configuration has it; `None` for everything.
+    pub(crate) egress: Option<&'static str>,
     pub(crate) expect: fn(&Kernel) -> Expect,
 }
 
@@ -181,6 +183,7 @@ impl Case {
             place,
             caps,
             host_pids: false,
+            egress: None,
             expect,
         }
     }
@@ -200,6 +203,12 @@ impl Case {
         (self.expect)(&with) != (self.expect)(&without)
     }
 
+    /// With an egress policy: a word or a list, as the configuration has it.
+    pub(crate) const fn with_egress(mut self, egress: &'static str) -> Self {
+        self.egress = Some(egress);
+        self
+    }
+
     /// The state in a few words, for the table.
     pub(crate) fn state(&self) -> String {
         let place = match self.place {
@@ -208,13 +217,17 @@ impl Case {
             Place::Host => "host",
             Place::OnlyLo => "lo",
         };
-        let state = match self.caps {
-            Caps::Docker => place.to_owned(),
-            Caps::NoRaw => format!("{place}-net_raw"),
-            Caps::And(more) => format!("{place}+{}", more.join("+")),
+        let egress = match self.egress {
+            None => "",
+            Some("\"none\"") => ", no egress",
+            Some(_) => ", listed egress",
         };
         let pids = if self.host_pids { " pid=host" } else { "" };
-        state + pids
+        match self.caps {
+            Caps::Docker => format!("{place}{pids}{egress}"),
+            Caps::NoRaw => format!("{place}-net_raw{pids}{egress}"),
+            Caps::And(more) => format!("{place}+{}{pids}{egress}", more.join("+")),
+        }
     }
 }
 

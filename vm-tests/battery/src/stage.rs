@@ -24,6 +24,10 @@ pub(crate) const WEIR: &str = "weir_agents";
 /// An endpoint of the datastore at which no database listens, for things that come from its host.
 pub(crate) const SECOND_PORT: u16 = 6000;
 
+/// The address of a host that is neither the attacker's nor the database's. (It is one of the database's
+/// host, which nobody tells an agent.)
+pub(crate) const THIRD: &str = "10.78.0.2";
+
 const POLICY: &str = include_str!("policy.toml");
 
 /// Something that stands outside of the container while an attack runs. Dropping it removes it.
@@ -65,25 +69,35 @@ pub(crate) struct Stage {
     pub(crate) weir: Weir,
     pub(crate) world: World,
     pub(crate) kernel: Kernel,
-    pub(crate) perimeter_required: bool,
+    pub(crate) demands: Demands,
+}
+
+/// What a stage's Weir is set up to be strict about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Demands {
+    /// Whether it requires the perimeter.
+    pub(crate) perimeter: bool,
+    /// What else agents may reach, as the configuration has it; `None` for everything.
+    pub(crate) egress: Option<&'static str>,
 }
 
 impl Stage {
-    pub(crate) fn new(weir: &Path, kernel: &Kernel, perimeter_required: bool) -> Result<Self> {
+    pub(crate) fn new(weir: &Path, kernel: &Kernel, demands: Demands) -> Result<Self> {
         let world = database()?;
         fit_out(&world)?;
         let mut setup = Setup::new(weir, POLICY);
         setup.hosts.push(format!("{ADDRESS}:{SECOND_PORT}"));
         setup.hosts.push(format!("[{ADDRESS6}]:{SECOND_PORT}"));
-        if perimeter_required {
+        if demands.perimeter {
             setup.require.push("perimeter");
         }
+        setup.egress = demands.egress.map(str::to_owned);
         let weir = world.weir(setup).context("Weir doesn't start")?;
         Ok(Self {
             weir,
             world,
             kernel: kernel.clone(),
-            perimeter_required,
+            demands,
         })
     }
 
@@ -144,11 +158,12 @@ pub(crate) fn abstract_name() -> String {
 /// Makes the host a little more like one, and as helpful to attackers as one can be: a default route,
 /// no filter of source addresses, and a part in source routes of both kinds.
 fn fit_out(world: &World) -> Result<()> {
-    let lines = "set -e
+    let lines = format!(
+        "set -e
         ip link add uplink type veth peer name nowhere
         ip link set nowhere up
         ip link set uplink up arp off
-        ip address add 10.78.0.2/24 dev uplink
+        ip address add {THIRD}/24 dev uplink
         ip route add default dev uplink
         for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $file; done
         echo 1 > /proc/sys/net/ipv4/conf/all/accept_source_route
@@ -156,8 +171,9 @@ fn fit_out(world: &World) -> Result<()> {
         for name in all default; do
             file=/proc/sys/net/ipv6/conf/$name/seg6_enabled
             test ! -e $file || echo 1 > $file
-        done";
-    let output = world.outside("sh").args(["-c", lines]).output()?;
+        done"
+    );
+    let output = world.outside("sh").args(["-c", &lines]).output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the host: {}", error.trim());
     Ok(())

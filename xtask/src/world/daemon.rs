@@ -47,6 +47,8 @@ pub struct Setup {
     pub preflight: Option<&'static str>,
     /// Hooks without which it doesn't start.
     pub require: Vec<&'static str>,
+    /// The `egress` of the agent `coder`, as the configuration has it. `None` leaves it at the default.
+    pub egress: Option<String>,
     /// More of the configuration, behind the agents `coder` and `analyst`.
     pub more: String,
     /// Where the journal and the index go, if not below the world's folder.
@@ -71,6 +73,7 @@ impl Setup {
             password: "upstream-secret".to_owned(),
             preflight: Some("warn"),
             require: Vec::new(),
+            egress: None,
             more: String::new(),
             state: None,
             managed: false,
@@ -299,11 +302,16 @@ client_tls = "{client_tls}"
         .preflight
         .map(|mode| format!("preflight = {mode:?}\n"));
     let preflight = preflight.unwrap_or_default();
-    for agent in ["coder", "analyst"] {
+    let egress = setup.egress.as_ref();
+    let egress = egress.map(|egress| format!("egress = {egress}\n"));
+    for (agent, egress) in [
+        ("coder", egress.unwrap_or_default()),
+        ("analyst", String::new()),
+    ] {
         // Writing to a String doesn't fail.
         let _ = write!(
             text,
-            "\n[agent.{agent}]\nmatch = {{ cgroup = \"{slice}/{agent}-*\" }}\n{preflight}"
+            "\n[agent.{agent}]\nmatch = {{ cgroup = \"{slice}/{agent}-*\" }}\n{preflight}{egress}"
         );
     }
     text + &setup.more

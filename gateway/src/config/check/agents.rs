@@ -8,6 +8,8 @@ use toml::Spanned;
 
 use super::{Check, Text, raw};
 use crate::capture;
+use crate::config::host::Refused;
+use crate::config::{Egress, Listed};
 use crate::identity::{
     Agent, Labels, MIN_CONTAINER_DIGITS, Matcher, Pattern, PodSelector, PreflightMode, Selector,
     UnitPattern,
@@ -52,6 +54,51 @@ impl Check<'_> {
             agents.push((agent, selector));
         }
         Matcher::new(agents)
+    }
+
+    /// What each agent may reach, by name.
+    pub(super) fn egress(
+        &mut self,
+        raw: &BTreeMap<Text, raw::Agent>,
+    ) -> BTreeMap<Arc<str>, Egress> {
+        let own = |(name, agent): (&Text, &raw::Agent)| {
+            let egress = agent.egress.as_ref().map(|egress| self.one_egress(egress));
+            (
+                name.get_ref().as_str().into(),
+                egress.flatten().unwrap_or_default(),
+            )
+        };
+        raw.iter().map(own).collect()
+    }
+
+    fn one_egress(&mut self, raw: &Spanned<raw::Egress>) -> Option<Egress> {
+        let list = match raw.get_ref() {
+            raw::Egress::Word(word) => {
+                return match word.as_str() {
+                    "open" => Some(Egress::Open),
+                    "none" => Some(Egress::Only(Vec::new())),
+                    other => self
+                        .error_at(raw.span(), format!("unknown value {other:?}"))
+                        .help("\"open\", \"none\" or a list of what may be reached"),
+                };
+            }
+            raw::Egress::List(list) => list,
+        };
+        if list.is_empty() {
+            return self
+                .error_at(raw.span(), "the list is empty")
+                .help("egress = \"none\" says so");
+        }
+        let mut only = Vec::new();
+        for text in list {
+            match Listed::parse(text.get_ref()) {
+                Ok(listed) => only.push(listed),
+                Err(Refused { message, help }) => {
+                    self.error(text, message).help::<()>(help);
+                }
+            }
+        }
+        Some(Egress::Only(only))
     }
 
     fn selector(

@@ -539,3 +539,32 @@ fn one_datastore_may_govern_what_is_detected() {
     assert_eq!(both("deny").unwrap().datastores.len(), 2);
     refused(both("govern"), "16:13", "datastore \"appdb\" governs");
 }
+
+/// `GOOD` with this as the agent's egress.
+fn with_egress(value: &str) -> Result<Config, String> {
+    let groups = "groups = [\"coding-agents\"]";
+    with(groups, &format!("{groups}\negress = {value}"))
+}
+
+#[test]
+fn an_agents_egress_is_open_closed_or_a_list() {
+    let of = |config: Config| (config.egress["coder"].clone(), config.capture.governed);
+    assert_eq!(of(parse(GOOD).unwrap()), (Egress::Open, false));
+    assert_eq!(of(with_egress("\"open\"").unwrap()), (Egress::Open, false));
+    let nothing = of(with_egress("\"none\"").unwrap());
+    assert_eq!(nothing, (Egress::Only(Vec::new()), true));
+    let (Egress::Only(list), true) = of(with_egress("[\"10.0.0.0/8:443\", \"a.b:1\"]").unwrap())
+    else {
+        panic!("a list, and governed");
+    };
+    assert_eq!(list[1].place, crate::config::Place::Name("a.b".into()));
+    assert_eq!((list.len(), list[1].port), (2, Some(1)));
+}
+
+#[test]
+fn a_wrong_egress_is_refused_at_its_place() {
+    refused(with_egress("\"some\""), "12:10", "unknown value \"some\"");
+    refused(with_egress("[]"), "12:10", "the list is empty");
+    refused(with_egress("[\"a.b\", \"*\"]"), "12:18", "lists everything");
+    refused(with_egress("7"), "12:10", "a list of what may be reached");
+}

@@ -1,0 +1,298 @@
+//! Names (DNS) for agents that reach no resolver: their questions, wherever they sent them, arrive at
+//! Weir's sockets in their own network namespace.
+//!
+//! Guarantees:
+//! - a datastore's name has the addresses that Weir itself has resolved, which are those that the
+//!   kernel redirects; other names are as the agent's egress says, and nothing else is told;
+//! - no question leaves the host as the agent wrote it: a listed name is resolved as any program on the
+//!   host would, and only its addresses come back;
+//! - whoever asks is known by the socket, as for connections; nobody else is answered;
+//! - a question takes at most [`PATIENCE`], and an agent has at most [`AT_ONCE`] of them open;
+//! - each question is in the log, up to [`LOGGED`] a second and agent.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+
+use crate::agents::Agents;
+use crate::capture::{Origin, Origins};
+use crate::identity::Process;
+
+mod message;
+
+pub use message::Answer;
+use message::{Question, Transport};
+
+/// Where names are asked for.
+pub const PORT: u16 = gateway_ebpf::DNS_PORT as u16;
+
+/// How long a question may take.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How many questions, and connections for questions, an agent has open at most.
+const AT_ONCE: usize = 32;
+/// The same for all agents together, and those who turn out to be none.
+const ALL_AT_ONCE: usize = 512;
+/// The longest question. A name has 255 bytes.
+const MAX_QUESTION: usize = 1232;
+/// Questions of one connection.
+const MAX_QUESTIONS: usize = 64;
+/// How long a connection may be without a question.
+const IDLE: Duration = Duration::from_secs(5);
+/// Lines in the log a second and agent.
+const LOGGED: u32 = 50;
+/// After a failed receive, before the next.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The addresses of datastores' names, in lower case.
+pub type Datastores = HashMap<String, BTreeSet<IpAddr>>;
+
+/// What an agent is told of a name that is no datastore's.
+pub type Forward =
+    Arc<dyn Fn(Arc<str>, String) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
+
+/// Answers questions. Cloning shares what is known.
+#[derive(Clone)]
+pub struct Names(Arc<Shared>);
+
+struct Shared {
+    origins: Origins,
+    agents: Agents,
+    datastores: watch::Receiver<Arc<Datastores>>,
+    forward: Forward,
+    all: Arc<Semaphore>,
+    by_agent: Mutex<HashMap<Arc<str>, OfAgent>>,
+}
+
+struct OfAgent {
+    open: Arc<Semaphore>,
+    /// The second of the log's last line, the lines in it, and those that were left out.
+    second: Instant,
+    lines: u32,
+    omitted: u64,
+}
+
+impl Names {
+    /// Answers for these agents from these names.
+    #[must_use]
+    pub fn new(
+        origins: Origins,
+        agents: Agents,
+        datastores: watch::Receiver<Arc<Datastores>>,
+        forward: Forward,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            origins,
+            agents,
+            datastores,
+            forward,
+            all: Arc::new(Semaphore::new(ALL_AT_ONCE)),
+            by_agent: Mutex::default(),
+        }))
+    }
+
+    /// Answers the datagrams that arrive at a socket, until the task is aborted.
+    ///
+    /// # Errors
+    /// The socket can't be polled.
+    pub async fn serve(self, socket: std::net::UdpSocket) -> io::Result<()> {
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
+        let mut buffer = [0; MAX_QUESTION];
+        loop {
+            let (length, peer) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                Err(error) => {
+                    tracing::debug!(%error, "a question could not be received");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(origin) = self.origin(&socket, peer) else {
+                continue;
+            };
+            // Whoever has too many open asks again.
+            let Ok(turn) = Arc::clone(&self.0.all).try_acquire_owned() else {
+                continue;
+            };
+            let (names, socket) = (self.clone(), Arc::clone(&socket));
+            let question = buffer[..length].to_vec();
+            tokio::spawn(async move {
+                let answering = async {
+                    let (agent, _open) = names.admit(origin).await?;
+                    names.answer(&agent, &question, Transport::Datagram).await
+                };
+                if let Ok(Some(answer)) = timeout(PATIENCE * 2, answering).await {
+                    // Who has gone needs no answer.
+                    let _ = socket.send_to(&answer, peer).await;
+                }
+                drop(turn);
+            });
+        }
+    }
+
+    /// Answers the questions of one connection.
+    pub async fn converse(self, mut stream: TcpStream, origin: Origin) {
+        let Ok(_turn) = Arc::clone(&self.0.all).try_acquire_owned() else {
+            return;
+        };
+        let Some((agent, _open)) = self.admit(origin).await else {
+            return;
+        };
+        for _ in 0..MAX_QUESTIONS {
+            let Ok(Ok(question)) = timeout(IDLE, read(&mut stream)).await else {
+                return;
+            };
+            let Some(answer) = self.answer(&agent, &question, Transport::Stream).await else {
+                return;
+            };
+            if !matches!(timeout(IDLE, write(&mut stream, &answer)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    fn origin(&self, socket: &UdpSocket, peer: SocketAddr) -> Option<Origin> {
+        let origin = self.0.origins.of_datagram(socket, peer);
+        origin
+            .inspect_err(|miss| {
+                tracing::debug!(
+                    error = miss as &dyn std::error::Error,
+                    "a datagram of which the kernel knows no origin is dropped"
+                );
+            })
+            .ok()
+    }
+
+    /// Whose question it is; `None` if nobody's, or if it is one too many.
+    async fn admit(&self, origin: Origin) -> Option<(Arc<str>, OwnedSemaphorePermit)> {
+        let process = Process {
+            pid: origin.pid,
+            uid: origin.uid,
+            comm: origin.comm,
+            exe: None,
+        };
+        let identity = self.0.agents.identify(&origin.cgroup_path, process).await;
+        let identity = identity
+            .inspect_err(|unknown| tracing::warn!(%unknown, "a question of nobody isn't answered"))
+            .ok()?;
+        let agent = identity.agent.name;
+        let open = self.of_agent(&agent, |of| Arc::clone(&of.open));
+        let open = open.try_acquire_owned().ok()?;
+        Some((agent, open))
+    }
+
+    /// The answer to one message; `None` if it is no question.
+    async fn answer(&self, agent: &Arc<str>, message: &[u8], by: Transport) -> Option<Vec<u8>> {
+        let question = Question::parse(message)?;
+        let looked_up = timeout(PATIENCE, self.look_up(agent, question.name())).await;
+        let answer = looked_up.unwrap_or(Answer::Failed);
+        self.log(agent, &question, &answer);
+        question.answer(&answer, by)
+    }
+
+    async fn look_up(&self, agent: &Arc<str>, name: &str) -> Answer {
+        let datastores = Arc::clone(&self.0.datastores.borrow());
+        if let Some(addresses) = datastores.get(name) {
+            return Answer::Addresses(addresses.iter().copied().collect());
+        }
+        if datastores.keys().any(|known| is_searched_for(known, name)) {
+            return Answer::Nonexistent;
+        }
+        (self.0.forward)(Arc::clone(agent), name.to_owned()).await
+    }
+
+    /// The name is the agent's own text.
+    fn log(&self, agent: &Arc<str>, question: &Question, answer: &Answer) {
+        let omitted = self.of_agent(agent, |of| {
+            if of.second.elapsed() >= Duration::from_secs(1) {
+                of.second = Instant::now();
+                of.lines = 0;
+            }
+            of.lines += 1;
+            if of.lines > LOGGED {
+                of.omitted += 1;
+                return None;
+            }
+            Some(std::mem::take(&mut of.omitted))
+        });
+        let Some(omitted) = omitted else { return };
+        if omitted > 0 {
+            tracing::warn!(
+                agent = &**agent,
+                omitted,
+                "questions for names weren't logged"
+            );
+        }
+        let (name, kind) = (question.name(), question.kind());
+        tracing::info!(
+            agent = &**agent,
+            ?name,
+            ?kind,
+            answer = answer.word(),
+            "a name was asked for"
+        );
+    }
+
+    fn of_agent<T>(&self, agent: &Arc<str>, body: impl FnOnce(&mut OfAgent) -> T) -> T {
+        let mut all = self
+            .0
+            .by_agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        body(all.entry(Arc::clone(agent)).or_insert_with(|| OfAgent {
+            open: Arc::new(Semaphore::new(AT_ONCE)),
+            second: Instant::now(),
+            lines: 0,
+            omitted: 0,
+        }))
+    }
+}
+
+/// Whether `asked` is a name that is known with a domain of a search list behind it: a resolver tries
+/// those first, and gives up at a refusal.
+#[must_use]
+pub fn is_searched_for(known: &str, asked: &str) -> bool {
+    asked
+        .strip_prefix(known)
+        .is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// One message of a connection: its length and itself (RFC 1035, 4.2.2).
+async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > MAX_QUESTION {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let mut whole = length.to_be_bytes().to_vec();
+    whole.extend(message);
+    stream.write_all(&whole).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_searched_name_has_a_domain_behind_it() {
+        let known = "db.internal";
+        assert!(is_searched_for(known, "db.internal.svc.cluster.local"));
+        assert!(!is_searched_for(known, "db.internal"));
+        assert!(!is_searched_for(known, "db.internals.svc"));
+        assert!(!is_searched_for(known, "x.db.internal"));
+    }
+}
