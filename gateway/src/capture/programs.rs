@@ -52,6 +52,9 @@ const PROGRAMS: [(&str, AttachType); 15] = [
 /// Runs only while the daemon does, so it isn't pinned.
 const EXEC: &str = "sched_process_exec";
 
+/// How often a program is loaded until its verification is undisturbed.
+const LOADS: usize = 5;
+
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
 const PINNED_MAPS: [(&str, usize, usize); 11] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
@@ -206,7 +209,21 @@ impl Loaded {
     }
 }
 
+/// Loads a program. The verifier gives up with EAGAIN where a signal comes meanwhile.
 fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    for _ in 1..LOADS {
+        match load_once(ebpf, name) {
+            Err(Error::Program {
+                source: ProgramError::LoadError { io_error, .. },
+                ..
+            }) if io_error.raw_os_error() == Some(Errno::EAGAIN as i32) => {}
+            result => return result,
+        }
+    }
+    load_once(ebpf, name)
+}
+
+fn load_once(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     let result = match ebpf.program_mut(name) {
         Some(Program::CgroupSkb(program)) => program.load(),
         Some(Program::CgroupSock(program)) => program.load(),

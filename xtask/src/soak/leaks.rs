@@ -11,11 +11,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData},
+};
+use gateway_ebpf::{OriginKey, Socket};
 use xtask::world::{Weir, World};
-
-/// Bytes of the keys and values in Weir's maps of origins.
-const ORIGIN: (usize, usize) = (32, 64);
 
 /// What there is of things that come and go with agents and their connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,8 +64,8 @@ impl Left {
     fn now(weir: &Weir, world: &World) -> Result<Self> {
         let pid = weir.process().pid();
         Ok(Self {
-            origins: elements::<{ ORIGIN.0 }, { ORIGIN.1 }>(&pin(world, "ORIGINS")?)?,
-            listeners: elements::<8, 4>(&pin(world, "LISTENERS")?)?,
+            origins: elements::<OriginKey, Socket>(&pin(world, "ORIGINS")?)?,
+            listeners: elements::<u64, u32>(&pin(world, "LISTENERS")?)?,
             kept: weir.stored().len(),
             descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
             sockets: sockets(&fs::read_to_string(format!("/proc/{pid}/net/sockstat"))?)?,
@@ -115,9 +116,9 @@ fn pin(world: &World, map: &str) -> Result<std::path::PathBuf> {
     Ok(layout.path().join(map))
 }
 
-fn elements<const K: usize, const V: usize>(pin: &Path) -> Result<usize> {
+fn elements<K: Pod, V: Pod>(pin: &Path) -> Result<usize> {
     let data = MapData::from_pin(pin).with_context(|| pin.display().to_string())?;
-    let map = HashMap::<_, [u8; K], [u8; V]>::try_from(Map::from_map_data(data)?)?;
+    let map = HashMap::<_, K, V>::try_from(Map::from_map_data(data)?)?;
     Ok(map.keys().count())
 }
 
