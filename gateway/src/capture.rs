@@ -56,7 +56,8 @@ pub use hook::{Gap, Hook};
 pub use origin::{CgroupId, Miss, Origin, OriginalDst, Origins};
 pub use place::Cgroups;
 pub use probe::{Check, Problem};
-pub use watch::{Coverage, Coverages, NamespaceEvent, NetnsId, Watcher};
+pub use watch::coverage::{Coverage, Coverages};
+pub use watch::{NamespaceEvent, NetnsId, Watcher};
 
 /// Where the capture lives. Daemons with different slices and pin directories run side by side.
 #[derive(Clone, Debug)]

@@ -163,22 +163,30 @@ fn rule(ctx: &SockAddrContext, named: Endpoint) -> Verdict {
         warn!(ctx, "denied a connect to Weir's own listener");
         return Verdict::Deny;
     }
-    let cgroup = record.as_ref().map_or(0, |record| record.cgroup);
-    let database = match protected(destination, netns) {
-        None if maps::is_learned(cgroup, destination) => Some(destination),
-        database => database,
+    let led_to = if let Some(database) = protected(destination, netns) {
+        Some(database)
+    } else if is_learned(ctx, &record, destination) || is_question(&record, netns, &destination) {
+        Some(destination)
+    } else {
+        None
     };
-    if let Some(database) = database {
-        return redirect(ctx, record, database, listener);
-    }
-    if is_question(&record, netns, &destination) {
-        return redirect(ctx, record, destination, listener);
+    if let Some(endpoint) = led_to {
+        return redirect(ctx, record, endpoint, listener);
     }
     if is_permitted(record, netns, &destination) {
         return Verdict::Pass;
     }
     debug!(ctx, "denied a connect by egress policy");
     Verdict::Deny
+}
+
+/// Whether a socket's cgroup has tried a database there: by TCP, which says nothing of other protocols.
+#[inline(always)]
+fn is_learned(ctx: &SockAddrContext, record: &Option<&mut Socket>, destination: Endpoint) -> bool {
+    // SAFETY: as in the hooks.
+    let protocol = unsafe { (*ctx.sock_addr).protocol };
+    let cgroup = record.as_ref().map_or(0, |record| record.cgroup);
+    protocol == IPPROTO_TCP && maps::is_learned(cgroup, destination)
 }
 
 /// Sends a connect to a protected endpoint, or a question, to the namespace's listener, or denies it.

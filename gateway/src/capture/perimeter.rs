@@ -16,7 +16,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 
 use super::netlink::{Device, Netlink};
-use super::watch::Coverage;
+use super::watch::coverage::Coverage;
 use super::{kernel, pins};
 
 /// The loopback device, in any namespace.

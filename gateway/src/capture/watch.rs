@@ -4,6 +4,9 @@
 //! look; a scan of the slice finds the rest, and notices when a namespace is empty. A namespace
 //! without an entry in LISTENERS has no database, so being late never opens a way.
 
+pub(super) mod coverage;
+mod members;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +14,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{self, MapData, RingBuf};
@@ -20,13 +23,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::fd_store::{self, Inherited};
 use super::namespaces::Namespaces;
-use super::netlink::{self, Device, Netlink};
+use super::netlink::{self, Netlink};
 use super::netns::Opened;
-use super::perimeter::{Around, Perimeter, is_isolated};
+use super::perimeter::{Around, Perimeter};
 use super::pins::Pins;
 use super::place::Slice;
 use super::worker::{Stop, Worker};
 use super::{Error, kernel, netns};
+use coverage::Coverages;
+use members::each_member;
 
 /// Time between two scans.
 const SCAN_EVERY: Duration = Duration::from_millis(100);
@@ -37,15 +42,8 @@ const SCAN_EVERY: Duration = Duration::from_millis(100);
 const EXPECT_FOR: Duration = Duration::from_secs(2);
 const EXPECT_EVERY: Duration = Duration::from_millis(10);
 
-/// Time until a namespace's devices are looked at again without a reason: the host isn't told of those
-/// that have nothing to do with its own.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// Time between two looks at the pins.
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
-
-/// How many namespaces are looked into at one scan.
-const LOOKS: usize = 16;
 
 /// A namespace goes down when this many scans in a row found nobody in it.
 const IDLE_SCANS: u32 = 3;
@@ -87,43 +85,6 @@ impl Watcher {
     /// Cancel safe: no event is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<NamespaceEvent> {
         self.events.recv().await
-    }
-}
-
-/// Which devices of an agents' own namespace the perimeter is on. Empty for the host's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Coverage {
-    /// The host's ends of the devices with the perimeter.
-    pub covered: Vec<String>,
-    /// Devices in the namespace that lead out of it past the perimeter.
-    pub open: Vec<String>,
-}
-
-/// The [`Coverage`] of each namespace that agents live in.
-#[derive(Clone, Default)]
-pub struct Coverages(Arc<Mutex<HashMap<NetnsId, Coverage>>>);
-
-impl Coverages {
-    /// That of one namespace, as it was found last.
-    #[must_use]
-    pub fn of(&self, id: NetnsId) -> Coverage {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&id).cloned().unwrap_or_default()
-    }
-
-    /// Whether nothing leads out of a namespace past the perimeter, as far as is known.
-    fn is_closed(&self, id: NetnsId) -> bool {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&id)
-            .is_some_and(|coverage| coverage.open.is_empty())
-    }
-
-    fn set(&self, id: NetnsId, coverage: Option<Coverage>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match coverage {
-            Some(coverage) => all.insert(id, coverage),
-            None => all.remove(&id),
-        };
     }
 }
 
@@ -438,79 +399,6 @@ impl Watch {
         Ok(())
     }
 
-    /// Puts the perimeter on each device that leads to a namespace of agents, the host's own aside.
-    fn cover(&mut self) {
-        let Some(perimeter) = &mut self.perimeter else {
-            return;
-        };
-        let host = self.host;
-        let own = self.known.values_mut().filter(|known| known.id != host);
-        let namespaces = own.map(|known| (&*known.namespace, &mut known.around));
-        if let Err(error) = perimeter.cover(namespaces) {
-            tracing::error!(%error, "the perimeter can't be put around agents' network namespaces");
-        }
-    }
-
-    /// Finds out which devices of these namespaces lead out of them, and which of these past the
-    /// perimeter, as far as it is time to.
-    fn look_inside(&mut self, which: impl Fn(NetnsId) -> bool) {
-        let host = self.host;
-        let is_due = |known: &&mut Known| {
-            known.id != host
-                && which(known.id)
-                && known
-                    .looked
-                    .is_none_or(|looked| looked.elapsed() >= LOOK_EVERY)
-        };
-        let mut found = Vec::new();
-        for known in self.known.values_mut().filter(is_due).take(LOOKS) {
-            known.looked = Some(Instant::now());
-            let devices = netns::devices(&known.namespace);
-            let coverage = devices
-                .as_ref()
-                .map(|devices| known.around.coverage(devices));
-            found.push((known.id, coverage.ok(), devices));
-        }
-        for (id, coverage, devices) in found {
-            match devices {
-                Ok(devices) => self.note_isolation(id, &devices),
-                Err(error) => tracing::warn!(netns = id.0, %error,
-                    "the devices of an agent's network namespace can't be listed"),
-            }
-            if self.perimeter.is_some() {
-                self.note_coverage(id, coverage);
-            }
-        }
-    }
-
-    fn note_coverage(&mut self, id: NetnsId, coverage: Option<Coverage>) {
-        let is_open = coverage.as_ref().is_none_or(|found| !found.open.is_empty());
-        let is_news = coverage.as_ref() != Some(&self.coverages.of(id));
-        if self.strict && is_open && is_news {
-            tracing::warn!(
-                netns = id.0,
-                ?coverage,
-                "a network namespace with a way past the perimeter, which is required, has no database"
-            );
-        }
-        self.coverages.set(id, coverage);
-    }
-
-    /// Has the names that an open agent asks for answered by Weir, if nobody else can be asked.
-    fn note_isolation(&mut self, id: NetnsId, devices: &[Device]) {
-        let noted = if is_isolated(devices) {
-            self.isolated.insert(id.0, 1, 0)
-        } else {
-            self.isolated.remove(&id.0)
-        };
-        match noted {
-            Ok(()) | Err(maps::MapError::KeyNotFound) => {}
-            Err(error) => {
-                tracing::warn!(netns = id.0, %error, "whether a namespace is isolated can't be noted");
-            }
-        }
-    }
-
     fn remove(&mut self, id: NetnsId) {
         // Nobody lives there to ask.
         let _ = self.isolated.remove(&id.0);
@@ -539,46 +427,4 @@ pub(super) fn until(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     // `poll` counts in whole milliseconds: rounded up, it isn't called again and again at the end.
     PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::ZERO)
-}
-
-/// Calls `visit` with each id in `file` of each cgroup from `slice` down. Cgroups come and go
-/// meanwhile: what can't be read is passed over, the next scan sees it.
-fn each_member(slice: &Path, file: &str, visit: &mut impl FnMut(u32)) {
-    let mut pending = vec![slice.to_owned()];
-    while let Some(cgroup) = pending.pop() {
-        if let Ok(members) = fs::read_to_string(cgroup.join(file)) {
-            // 0 is a process outside of our pid namespace.
-            members
-                .lines()
-                .filter_map(|id| id.parse().ok())
-                .filter(|&id| id != 0)
-                .for_each(&mut *visit);
-        }
-        let Ok(entries) = fs::read_dir(&cgroup) else {
-            continue;
-        };
-        let children = entries.filter_map(Result::ok);
-        pending.extend(
-            children
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| entry.path()),
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_of_all_cgroups_below_are_visited_except_foreign_ones() {
-        let root = tempfile::tempdir().unwrap();
-        let child = root.path().join("a/b");
-        fs::create_dir_all(&child).unwrap();
-        fs::write(root.path().join("cgroup.procs"), "1\n0\n").unwrap();
-        fs::write(child.join("cgroup.procs"), "22\n333\n").unwrap();
-        let mut seen = Vec::new();
-        each_member(root.path(), "cgroup.procs", &mut |pid| seen.push(pid));
-        assert_eq!(seen, [1, 22, 333]);
-    }
 }
