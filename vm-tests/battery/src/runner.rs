@@ -28,45 +28,74 @@ pub(crate) fn run(weir: &Path, filters: &[String]) -> Result<()> {
         "no scenario's name contains {filters:?}"
     );
     let kernel = Kernel::running()?;
-    // A kernel that has everything but BPF LSM has its like with it beside it.
-    let is_tried = |case: &Case| !kernel.lacks_lsm_alone() || case.depends_on_lsm(&kernel);
-    let cases = chosen.iter().flat_map(|scenario| scenario.cases);
-    let cases = cases.filter(|case| is_tried(case)).count();
-    report::begin(&kernel.release, cases);
+    let cases = tries(&chosen, &kernel);
+    report::begin(&kernel.release, cases.len());
     let mut failed = 0;
     let mut kept: Option<Stage> = None;
-    for scenario in chosen {
-        let cases = scenario.cases.iter().filter(|case| is_tried(case));
-        for (number, case) in cases.enumerate() {
-            let start = Instant::now();
-            let demands = Demands {
-                perimeter: scenario.perimeter_required,
-                egress: case.egress,
-            };
-            let fitting = kept.take_if(|stage: &mut Stage| stage.demands == demands);
-            // Two at once would have the same addresses on this machine.
-            drop(kept.take());
-            let stage = match fitting {
-                Some(stage) => stage,
-                None => Stage::new(weir, &kernel, demands)?,
-            };
-            let expect = (case.expect)(&kernel);
-            // An emulated machine is slow, and has the host's run before it: there each attack is
-            // shown to work in one state.
-            let shown = number == 0 || !attack::is_slow();
-            let seen = tried(&stage, scenario, case, expect, shown)
-                .unwrap_or_else(|error| Seen::Broken(format!("{error:#}")));
-            failed += usize::from(!seen.is(expect));
-            let name = format!("{} {}", scenario.name, case.state());
-            report::case(&name, expect, &seen, start.elapsed());
-            if !scenario.ruins_stage || seen == Seen::Governed {
-                kept = Some(stage);
-            }
+    for Try {
+        scenario,
+        case,
+        is_first,
+        demands,
+    } in &cases
+    {
+        let start = Instant::now();
+        let fitting = kept.take_if(|stage: &mut Stage| stage.demands == *demands);
+        // Two at once would have the same addresses on this machine.
+        drop(kept.take());
+        let stage = match fitting {
+            Some(stage) => stage,
+            None => Stage::new(weir, &kernel, *demands)?,
+        };
+        let expect = (case.expect)(&kernel);
+        // An emulated machine is slow, and has the host's run before it: there each attack is
+        // shown to work in one state.
+        let shown = *is_first || !attack::is_slow();
+        let seen = tried(&stage, scenario, case, expect, shown)
+            .unwrap_or_else(|error| Seen::Broken(format!("{error:#}")));
+        failed += usize::from(!seen.is(expect));
+        let name = format!("{} {}", scenario.name, case.state());
+        report::case(&name, expect, &seen, start.elapsed());
+        if !scenario.ruins_stage || seen == Seen::Governed {
+            kept = Some(stage);
         }
     }
     report::end(failed);
-    ensure!(failed == 0, "{failed} of {cases} are not as they should be");
+    let all = cases.len();
+    ensure!(failed == 0, "{failed} of {all} are not as they should be");
     Ok(())
+}
+
+/// One state of one scenario.
+struct Try {
+    scenario: &'static Scenario,
+    case: &'static Case,
+    is_first: bool,
+    demands: Demands,
+}
+
+/// What is to be tried on a kernel. Cases for which Weir is set up the same way stand together: its
+/// start takes longer than most of them.
+fn tries(chosen: &[&'static Scenario], kernel: &Kernel) -> Vec<Try> {
+    // A kernel that has everything but BPF LSM has its like with it beside it.
+    let is_tried = |case: &&Case| !kernel.lacks_lsm_alone() || case.depends_on_lsm(kernel);
+    let mut tries: Vec<_> = chosen
+        .iter()
+        .flat_map(|scenario| {
+            let cases = scenario.cases.iter().filter(is_tried);
+            cases.enumerate().map(|(number, case)| Try {
+                scenario,
+                case,
+                is_first: number == 0,
+                demands: Demands {
+                    perimeter: scenario.perimeter_required,
+                    egress: case.egress,
+                },
+            })
+        })
+        .collect();
+    tries.sort_by_key(|this| this.demands);
+    tries
 }
 
 /// One state of one scenario, its control first.

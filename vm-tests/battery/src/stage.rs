@@ -73,7 +73,7 @@ pub(crate) struct Stage {
 }
 
 /// What a stage's Weir is set up to be strict about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Demands {
     /// Whether it requires the perimeter.
     pub(crate) perimeter: bool,
