@@ -85,6 +85,8 @@ impl Postgres {
             child,
             address,
         };
+        // Once: a test that reads it must never see another write it.
+        secret(server.dir.path(), PASSWORD);
         server.prepare();
         server
     }
@@ -121,7 +123,8 @@ impl Postgres {
     }
 
     fn target(&self, user: &str, tls: TlsMode) -> Target {
-        target(user, secret(self.dir.path(), PASSWORD), tls)
+        let path = self.dir.path().join("password");
+        target(user, Source::File { path }, tls)
     }
 
     fn verify_full(&self) -> TlsMode {

@@ -4,11 +4,11 @@
 //! that was rebuilt can't differ. Result data is passed over, so that this costs some hundred
 //! nanoseconds a statement.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 
-use super::entry::{Totals, Via};
+use super::entry::{Status, Totals, Via};
 use super::open::{Close, SessionOpen};
 use super::read::{ReadError, Reader, is_live};
 use super::stored::{Stored, StoredDecision};
@@ -53,6 +53,9 @@ impl State {
             .find(|state| state.as_str() == word)
     }
 }
+
+/// Between the names of a group's rules.
+const BETWEEN_RULES: &str = ", ";
 
 /// A session, summed up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,9 +158,9 @@ struct Reading {
     groups: Vec<Group>,
     by_key: HashMap<GroupKey, usize>,
     /// Groups of statements seen lately; to be trusted where the rules are the same.
-    memo: HashMap<Memo, usize>,
+    memo: BTreeMap<Memo, usize>,
     /// The group of each statement that still runs.
-    running: HashMap<u64, usize>,
+    running: BTreeMap<u64, usize>,
 }
 
 impl Reading {
@@ -169,11 +172,12 @@ impl Reading {
             Stored::Outcome(outcome) => {
                 self.totals
                     .ended(outcome.rows, outcome.bytes, outcome.masked_cells);
-                if let Some(&group) = self.running.get(&outcome.statement) {
+                let group = match outcome.status {
+                    Status::Suspended => self.running.get(&outcome.statement).copied(),
+                    _ => self.running.remove(&outcome.statement),
+                };
+                if let Some(group) = group {
                     self.groups[group].rows += outcome.rows;
-                    if outcome.status != super::Status::Suspended {
-                        self.running.remove(&outcome.statement);
-                    }
                 }
             }
             Stored::Close(close) => self.close = Some(*close),
@@ -221,10 +225,7 @@ impl Reading {
             decision.verdict.as_str(),
         );
         if let Some(&group) = self.memo.get(&memo)
-            && self.groups[group]
-                .rules
-                .split(", ")
-                .eq(decision.rules.iter().copied())
+            && is_joined(&self.groups[group].rules, &decision.rules)
         {
             return group;
         }
@@ -243,7 +244,7 @@ impl Reading {
             .and_then(|text| text.get(span));
         let text = text.unwrap_or_default();
         let word = decision.verdict.as_str();
-        let rules = decision.rules.join(", ");
+        let rules = decision.rules.join(BETWEEN_RULES);
         let digest = Some(*blake3::hash(text).as_bytes());
         if let Some(&group) = self.by_key.get(&(digest, word, rules.clone())) {
             return group;
@@ -270,6 +271,18 @@ impl Reading {
         }
         group
     }
+}
+
+/// Whether `joined` is what `parts` come to, one behind the other.
+fn is_joined(joined: &str, parts: &[&str]) -> bool {
+    let mut rest = Some(joined);
+    for (number, part) in parts.iter().enumerate() {
+        if number > 0 {
+            rest = rest.and_then(|rest| rest.strip_prefix(BETWEEN_RULES));
+        }
+        rest = rest.and_then(|rest| rest.strip_prefix(part));
+    }
+    rest == Some("")
 }
 
 fn preview(text: &[u8]) -> String {
