@@ -3,7 +3,13 @@
 //! daemon may more than the attacker.
 
 use anyhow::Result;
-use nix::{sys::ptrace::attach, unistd::Pid};
+use nix::{
+    sys::{
+        ptrace::{attach, detach},
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::Pid,
+};
 
 use crate::{
     attack::{Outcome, Target, variable},
@@ -30,7 +36,13 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
 fn attack(_: &Target) -> Result<Outcome> {
     let pid = Pid::from_raw(variable("BATTERY_WEIR")?.parse()?);
     Ok(match attach(pid) {
-        Ok(()) => Outcome::Won("attached to the daemon".to_owned()),
+        Ok(()) => {
+            // Left to end on its own, this program could leave the daemon stopped: a stop that nobody has
+            // waited for is carried out.
+            waitpid(pid, Some(WaitPidFlag::__WALL))?;
+            detach(pid, None)?;
+            Outcome::Won("attached to the daemon".to_owned())
+        }
         Err(error) => Outcome::stopped("ptrace", &error),
     })
 }
