@@ -8,7 +8,7 @@
 //!   and there are at most [`OPEN`]: agents choose how many questions they ask, and from where;
 //! - once [`Journals::close`] was called, nothing is recorded, and so nothing told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -112,17 +112,11 @@ impl Journals {
         state.make_room(&key, now).into_iter().for_each(|over| {
             tokio::spawn(end(over));
         });
-        let written = self.write_in(&mut state, &key, asker, now, |journal| {
-            if unanswered > 0 {
-                let text = format!("{unanswered} questions: more than {AT_ONCE} at once");
-                journal.append(&Entry::Note {
-                    at: question.at,
-                    kind: "unanswered",
-                    text: &text,
-                });
-            }
-            journal.append(&Entry::Question(question.clone()));
-        });
+        let open = match state.open.entry(key.clone()) {
+            hash_map::Entry::Occupied(open) => Ok(open.into_mut()),
+            hash_map::Entry::Vacant(place) => self.begin(asker, now).map(|open| place.insert(open)),
+        };
+        let written = open.and_then(|open| open.write(question, unanswered, now));
         if let Err(error) = &written {
             // What failed is at its end.
             state.open.remove(&key);
@@ -131,31 +125,12 @@ impl Journals {
         written.ok()
     }
 
-    /// Writes in the journal of `key`, which is opened if it isn't.
-    fn write_in(
-        &self,
-        state: &mut State,
-        key: &Key,
-        asker: &Asker,
-        now: Instant,
-        append: impl FnOnce(&mut SessionJournal),
-    ) -> Result<(SessionId, Written), Error> {
-        let open = match state.open.get_mut(key) {
-            Some(open) => open,
-            None => {
-                let journal = self.recorder.session(&self.opening(asker))?;
-                let (since, last) = (now, now);
-                let open = Open {
-                    journal,
-                    since,
-                    last,
-                };
-                state.open.entry(key.clone()).or_insert(open)
-            }
-        };
-        open.last = now;
-        append(&mut open.journal);
-        Ok((open.journal.id(), open.journal.write()?))
+    fn begin(&self, asker: &Asker, now: Instant) -> Result<Open, Error> {
+        Ok(Open {
+            journal: self.recorder.session(&self.opening(asker))?,
+            since: now,
+            last: now,
+        })
     }
 
     fn opening(&self, asker: &Asker) -> SessionOpen {
@@ -199,10 +174,7 @@ impl Journals {
 
     /// Closes all, for good.
     pub(super) async fn close(&self) {
-        let mut state = self.state();
-        state.closed = true;
-        let open = std::mem::take(&mut state.open);
-        drop(state);
+        let open = self.state().close();
         for open in open.into_values() {
             end((open.journal, CloseReason::Drained)).await;
         }
@@ -214,6 +186,11 @@ impl Journals {
 }
 
 impl State {
+    fn close(&mut self) -> HashMap<Key, Open> {
+        self.closed = true;
+        std::mem::take(&mut self.open)
+    }
+
     /// Takes out the journals whose time is over.
     fn over(&mut self, now: Instant) -> Vec<Over> {
         let over = self.open.extract_if(|_, open| open.why_over(now).is_some());
@@ -254,6 +231,26 @@ impl State {
 }
 
 impl Open {
+    fn write(
+        &mut self,
+        question: &Question<'_>,
+        unanswered: u64,
+        now: Instant,
+    ) -> Result<(SessionId, Written), Error> {
+        self.last = now;
+        let journal = &mut self.journal;
+        if unanswered > 0 {
+            let text = format!("{unanswered} questions: more than {AT_ONCE} at once");
+            journal.append(&Entry::Note {
+                at: question.at,
+                kind: "unanswered",
+                text: &text,
+            });
+        }
+        journal.append(&Entry::Question(question.clone()));
+        Ok((journal.id(), journal.write()?))
+    }
+
     fn why_over(&self, now: Instant) -> Option<String> {
         if now.saturating_duration_since(self.since) >= AGE {
             return Some(format!("open for {} s", AGE.as_secs()));

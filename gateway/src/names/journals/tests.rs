@@ -144,7 +144,8 @@ async fn a_journal_ends_when_nobody_asks_and_when_it_is_old() {
     assert!(place.ask("s/coder-1", "a.example").await.is_some());
     let now = Instant::now();
     assert!(place.journals.state().over(now).is_empty());
-    for over in place.journals.state().over(now + IDLE) {
+    let idle = place.journals.state().over(now + IDLE);
+    for over in idle {
         end(over).await;
     }
     assert_eq!(place.read()[0].2, ended("none for 60 s"));
