@@ -349,15 +349,15 @@ fn questions_are_shown_with_their_answers() {
   datastore  (names) (192.0.2.53:53)
   policy     00ff
 
-+1.000 s  A db.internal asked by get\tent (pid 4711): 10.0.3.7, 10.0.3.8
++1.000 s  A db.internal: 10.0.3.7, 10.0.3.8; asked by get\tent (pid 4711)
 
-+1.000 s  A db.internal asked by get\tent (pid 4711): no address
++1.000 s  A db.internal: no address; asked by get\tent (pid 4711)
 
-+1.000 s  A db.internal.svc asked by get\tent (pid 4711): no such name
++1.000 s  A db.internal.svc: no such name; asked by get\tent (pid 4711)
 
-+1.000 s  A api.example asked by get\tent (pid 4711): failed
++1.000 s  A api.example: failed; asked by get\tent (pid 4711)
 
-+1.000 s  A \x1b[2J\nevil asked by get\tent (pid 4711): REFUSED
++1.000 s  A \x1b[2J\nevil: REFUSED; asked by get\tent (pid 4711)
 
 +61.000 s  closed, end of questions: none for 60 s (5 statements, 1 denied, 0 rows, 0 bytes, 0 cells masked)
 "

@@ -341,8 +341,9 @@ fn asked(question: &Question<'_>) -> String {
         Answer::Refused => "REFUSED".to_owned(),
         Answer::Failed => "failed".to_owned(),
     };
+    // What the program calls itself comes last: it may hold blanks.
     format!(
-        "{} {} asked by {} (pid {}): {answer}",
+        "{} {}: {answer}; asked by {} (pid {})",
         escape(question.record_type),
         escape(question.name),
         escape(question.comm),
