@@ -136,6 +136,7 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
     let detections = capture
         .detect()
         .context("connections past Weir can't be ended")?;
+    let recorder = environment.recorder.clone();
     let bypasses = Bypasses::new(
         environment.recorder,
         agents.clone(),
@@ -166,11 +167,20 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         status::handle(&running),
         std::future::pending(),
     ));
-    let names = names(&running, &capture, egress.as_ref());
+    let names = names(&running, &capture, egress.as_ref(), recorder);
+    tokio::spawn(names.clone().tidy());
     tokio::spawn(refresh(egress));
     let events = (watcher, detections);
-    serve(Arc::clone(&running), capture, names, events, authority).await;
+    serve(
+        Arc::clone(&running),
+        capture,
+        names.clone(),
+        events,
+        authority,
+    )
+    .await;
     let _ = drain.send(true);
+    names.close().await;
     answering.abort();
     // Its workers are handles too; the threads end with the last of them.
     let _ = answering.await;
@@ -195,7 +205,12 @@ fn govern(
 }
 
 /// Who answers agents' questions for names.
-fn names(running: &Running, capture: &Capture, egress: Option<&Arc<Egress>>) -> Names {
+fn names(
+    running: &Running,
+    capture: &Capture,
+    egress: Option<&Arc<Egress>>,
+    recorder: Recorder,
+) -> Names {
     let egress = egress.cloned();
     let forward: names::Forward = Arc::new(move |agent, name| {
         let egress = egress.clone();
@@ -213,6 +228,7 @@ fn names(running: &Running, capture: &Capture, egress: Option<&Arc<Egress>>) -> 
         running.agents.clone(),
         datastores,
         forward,
+        (recorder, running.policy.clone()),
     )
 }
 

@@ -22,7 +22,7 @@
 //! ```
 //!
 //! An agent's questions for names (DNS), where it reaches no resolver, go the same way up to its
-//! identity, and are answered by `names`.
+//! identity, and are recorded and answered by `names`.
 //!
 //! Modules stand in four layers, and import only from the layers above them in this list
 //! (`cargo xtask lint` checks it):

@@ -7,48 +7,52 @@
 //! - no question leaves the host as the agent wrote it: a listed name is resolved as any program on the
 //!   host would, and only its addresses come back;
 //! - whoever asks is known by the socket, as for connections; nobody else is answered;
-//! - a question takes at most [`PATIENCE`], and an agent has at most [`AT_ONCE`] of them open;
-//! - each question is in the log, up to [`LOGGED`] a second and agent.
+//! - what is told is on record before it leaves, and what can't be recorded isn't told (`journals`);
+//! - an agent has so many answers a second, and so many questions open, and no more (`limits`).
+//!
+//! ```text
+//!   datagram, connection -> Origin -> Asker -> Question -> turn -> Answer -> Told -> Recorded -> message
+//! ```
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 
 use crate::agents::Agents;
-use crate::capture::{Origin, Origins};
+use crate::capture::{Origin, OriginalDst, Origins};
 use crate::identity::Process;
+use crate::policy_store;
+use crate::record::{self, Recorder};
 
+mod journals;
+mod limits;
 mod message;
 
+use journals::{Asker, Journals};
+use limits::Limits;
 pub use message::Answer;
 use message::{Question, Transport};
 
 /// Where names are asked for.
 pub const PORT: u16 = gateway_ebpf::DNS_PORT as u16;
 
-/// How long a question may take.
+/// How long a name may take to be looked up; a question takes twice as long at most.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How many questions, and connections for questions, an agent has open at most.
-const AT_ONCE: usize = 32;
-/// The same for all agents together, and those who turn out to be none.
-const ALL_AT_ONCE: usize = 512;
 /// The longest question. A name has 255 bytes.
 const MAX_QUESTION: usize = 1232;
 /// Questions of one connection.
 const MAX_QUESTIONS: usize = 64;
 /// How long a connection may be without a question.
 const IDLE: Duration = Duration::from_secs(5);
-/// Lines in the log a second and agent.
-const LOGGED: u32 = 50;
 /// After a failed receive, before the next.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -68,35 +72,39 @@ struct Shared {
     agents: Agents,
     datastores: watch::Receiver<Arc<Datastores>>,
     forward: Forward,
-    all: Arc<Semaphore>,
-    by_agent: Mutex<HashMap<Arc<str>, OfAgent>>,
-}
-
-struct OfAgent {
-    open: Arc<Semaphore>,
-    /// The second of the log's last line, the lines in it, and those that were left out.
-    second: Instant,
-    lines: u32,
-    omitted: u64,
+    journals: Journals,
+    limits: Limits,
 }
 
 impl Names {
-    /// Answers for these agents from these names.
+    /// Answers for these agents from these names, and records what was asked. `policy` is what the
+    /// record names as in force.
     #[must_use]
     pub fn new(
         origins: Origins,
         agents: Agents,
         datastores: watch::Receiver<Arc<Datastores>>,
         forward: Forward,
+        (recorder, policy): (Recorder, policy_store::Handle),
     ) -> Self {
         Self(Arc::new(Shared {
             origins,
             agents,
             datastores,
             forward,
-            all: Arc::new(Semaphore::new(ALL_AT_ONCE)),
-            by_agent: Mutex::default(),
+            journals: Journals::new(recorder, policy),
+            limits: Limits::new(),
         }))
+    }
+
+    /// Ends the records of agents that ask no more, until the task is aborted.
+    pub async fn tidy(self) {
+        self.0.journals.tidy().await;
+    }
+
+    /// Ends all records. Nothing is told from here on.
+    pub async fn close(&self) {
+        self.0.journals.close().await;
     }
 
     /// Answers the datagrams that arrive at a socket, until the task is aborted.
@@ -119,38 +127,38 @@ impl Names {
                 continue;
             };
             // Whoever has too many open asks again.
-            let Ok(turn) = Arc::clone(&self.0.all).try_acquire_owned() else {
+            let Some(entered) = self.0.limits.enter() else {
                 continue;
             };
             let (names, socket) = (self.clone(), Arc::clone(&socket));
             let question = buffer[..length].to_vec();
             tokio::spawn(async move {
                 let answering = async {
-                    let (agent, _open) = names.admit(origin).await?;
-                    names.answer(&agent, &question, Transport::Datagram).await
+                    let (asker, _open) = names.admit(origin).await?;
+                    names.answer(&asker, &question, Transport::Datagram).await
                 };
                 if let Ok(Some(answer)) = timeout(PATIENCE * 2, answering).await {
                     // Who has gone needs no answer.
                     let _ = socket.send_to(&answer, peer).await;
                 }
-                drop(turn);
+                drop(entered);
             });
         }
     }
 
     /// Answers the questions of one connection.
     pub async fn converse(self, mut stream: TcpStream, origin: Origin) {
-        let Ok(_turn) = Arc::clone(&self.0.all).try_acquire_owned() else {
+        let Some(_entered) = self.0.limits.enter() else {
             return;
         };
-        let Some((agent, _open)) = self.admit(origin).await else {
+        let Some((asker, _open)) = self.admit(origin).await else {
             return;
         };
         for _ in 0..MAX_QUESTIONS {
             let Ok(Ok(question)) = timeout(IDLE, read(&mut stream)).await else {
                 return;
             };
-            let Some(answer) = self.answer(&agent, &question, Transport::Stream).await else {
+            let Some(answer) = self.answer(&asker, &question, Transport::Stream).await else {
                 return;
             };
             if !matches!(timeout(IDLE, write(&mut stream, &answer)).await, Ok(Ok(()))) {
@@ -172,7 +180,7 @@ impl Names {
     }
 
     /// Whose question it is; `None` if nobody's, or if it is one too many.
-    async fn admit(&self, origin: Origin) -> Option<(Arc<str>, OwnedSemaphorePermit)> {
+    async fn admit(&self, origin: Origin) -> Option<(Asker, OwnedSemaphorePermit)> {
         let process = Process {
             pid: origin.pid,
             uid: origin.uid,
@@ -183,19 +191,32 @@ impl Names {
         let identity = identity
             .inspect_err(|unknown| tracing::warn!(%unknown, "a question of nobody isn't answered"))
             .ok()?;
-        let agent = identity.agent.name;
-        let open = self.of_agent(&agent, |of| Arc::clone(&of.open));
-        let open = open.try_acquire_owned().ok()?;
-        Some((agent, open))
+        let open = self.0.limits.admit(&identity.agent.name)?;
+        let OriginalDst(resolver) = origin.dst;
+        Some((Asker { identity, resolver }, open))
     }
 
     /// The answer to one message; `None` if it is no question.
-    async fn answer(&self, agent: &Arc<str>, message: &[u8], by: Transport) -> Option<Vec<u8>> {
+    async fn answer(&self, asker: &Asker, message: &[u8], by: Transport) -> Option<Vec<u8>> {
         let question = Question::parse(message)?;
+        let agent = &asker.identity.agent.name;
+        self.0.limits.turn(agent).await;
         let looked_up = timeout(PATIENCE, self.look_up(agent, question.name())).await;
-        let answer = looked_up.unwrap_or(Answer::Failed);
-        self.log(agent, &question, &answer);
-        question.answer(&answer, by)
+        let told = question.told(looked_up.unwrap_or(Answer::Failed));
+        let process = &asker.identity.process;
+        let entry = record::Question {
+            at: journals::micros(),
+            pid: process.pid,
+            comm: &process.comm,
+            name: question.name(),
+            record_type: &question.record_type(),
+            told: told.clone(),
+        };
+        let unanswered = self.0.limits.unanswered(agent);
+        match self.0.journals.record(asker, &entry, unanswered).await {
+            Some(recorded) => question.answer(&told, recorded, by),
+            None => question.failure(by),
+        }
     }
 
     async fn look_up(&self, agent: &Arc<str>, name: &str) -> Answer {
@@ -207,52 +228,6 @@ impl Names {
             return Answer::Nonexistent;
         }
         (self.0.forward)(Arc::clone(agent), name.to_owned()).await
-    }
-
-    /// The name is the agent's own text.
-    fn log(&self, agent: &Arc<str>, question: &Question, answer: &Answer) {
-        let omitted = self.of_agent(agent, |of| {
-            if of.second.elapsed() >= Duration::from_secs(1) {
-                of.second = Instant::now();
-                of.lines = 0;
-            }
-            of.lines += 1;
-            if of.lines > LOGGED {
-                of.omitted += 1;
-                return None;
-            }
-            Some(std::mem::take(&mut of.omitted))
-        });
-        let Some(omitted) = omitted else { return };
-        if omitted > 0 {
-            tracing::warn!(
-                agent = &**agent,
-                omitted,
-                "questions for names weren't logged"
-            );
-        }
-        let (name, kind) = (question.name(), question.kind());
-        tracing::info!(
-            agent = &**agent,
-            ?name,
-            ?kind,
-            answer = answer.word(),
-            "a name was asked for"
-        );
-    }
-
-    fn of_agent<T>(&self, agent: &Arc<str>, body: impl FnOnce(&mut OfAgent) -> T) -> T {
-        let mut all = self
-            .0
-            .by_agent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        body(all.entry(Arc::clone(agent)).or_insert_with(|| OfAgent {
-            open: Arc::new(Semaphore::new(AT_ONCE)),
-            second: Instant::now(),
-            lines: 0,
-            omitted: 0,
-        }))
     }
 }
 

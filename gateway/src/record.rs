@@ -33,7 +33,13 @@
 //!   [`Stored::Close`] (kind 11) last.
 //! - Integers inside payloads are unsigned LEB128, byte strings a LEB128 length and the bytes.
 //!   Times are microseconds since the Unix epoch, durations microseconds. The layout of each
-//!   payload is on its [`Entry`]; `Open` and `Close` are JSON.
+//!   payload is on its [`Entry`] or [`Question`]; `Open` and `Close` are JSON.
+//!
+//! A journal without statements has a word in parentheses for its datastore: `(unlisted)`, an
+//! attempt to reach a database past Weir; `(names)`, an agent's questions for names, with one
+//! [`Question`] each.
+//!
+//! Nothing that writes version 1 has been released: until then new kinds are part of it.
 //!
 //! The chain shows damage and careless edits. Whoever can rewrite the whole file can also
 //! recompute its chain, and whole records taken off the end of a file that has no `Close` leave
@@ -46,6 +52,7 @@ mod frame;
 mod index;
 mod journal;
 mod open;
+mod question;
 mod read;
 pub mod show;
 mod stored;
@@ -68,6 +75,7 @@ pub use frame::MAX_PAYLOAD;
 pub use index::{Filter, Index, SessionRow, journals, reindex};
 pub use journal::{COMMIT_AT, Recorded, SessionJournal, Written};
 pub use open::{Close, CloseReason, SessionId, SessionOpen, Upstream};
+pub use question::{Question, Told};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
 pub use stored::{Stored, StoredDecision, StoredOutcome};
 pub use summary::{Group, State, Summary};

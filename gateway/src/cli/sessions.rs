@@ -23,7 +23,7 @@ pub struct Args {
     /// Only sessions active since: 30m, 12h, 7d, 2026-01-31 or 2026-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<u64>,
-    /// Only sessions in which a statement was denied
+    /// Only sessions in which a statement was denied, or a name refused
     #[arg(long)]
     denied: bool,
     /// At most so many
@@ -111,11 +111,7 @@ fn table(sessions: &[SessionRow], out: &mut impl Write) -> io::Result<()> {
             show::time(session.started),
             session.state.as_str().to_owned(),
             escape(&session.agent).into_owned(),
-            format!(
-                "{}/{}",
-                escape(&session.datastore),
-                escape(&session.database)
-            ),
+            place(session),
             session.totals.statements.to_string(),
             session.totals.denied.to_string(),
             session.totals.rows.to_string(),
@@ -138,6 +134,15 @@ fn table(sessions: &[SessionRow], out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
     Ok(())
+}
+
+/// The datastore and the database, where there is one.
+fn place(session: &SessionRow) -> String {
+    let datastore = escape(&session.datastore);
+    if session.database.is_empty() {
+        return datastore.into_owned();
+    }
+    format!("{datastore}/{}", escape(&session.database))
 }
 
 /// Microseconds since the epoch of a time, or of now less a duration.

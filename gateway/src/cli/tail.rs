@@ -13,7 +13,7 @@ use anyhow::Context;
 
 use super::replay::{Story, Told, cut, event, one_line, quietly};
 use crate::record::{
-    Paths, ReadError, Reader, SessionId, Stored, Verdict, is_live, journals, show,
+    Paths, ReadError, Reader, SessionId, Stored, Told as Answer, Verdict, is_live, journals, show,
 };
 
 /// How often the directory is looked at.
@@ -28,7 +28,7 @@ pub struct Args {
     /// Only sessions of this agent
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
-    /// Only statements that were denied, or would be but for observe mode
+    /// Only statements that were denied, or would be but for observe mode, and names refused
     #[arg(long)]
     denied: bool,
     /// One JSON object per record, on a line each
@@ -194,8 +194,11 @@ fn show(
     at: u64,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let denied =
-        matches!(told, Told::Decision { decision, .. } if decision.verdict != Verdict::Allow);
+    let denied = match told {
+        Told::Decision { decision, .. } => decision.verdict != Verdict::Allow,
+        Told::Plain(Stored::Question(question)) => question.told == Answer::Refused,
+        _ => false,
+    };
     let bulk = matches!(
         told,
         Told::Rows { .. } | Told::CopyIn { .. } | Told::Columns { .. }

@@ -6,6 +6,8 @@ use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCo
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 
+use crate::record::{Recorded, Told};
+
 /// How long an answer may be kept, in seconds: addresses change.
 const LIFETIME: u32 = 5;
 
@@ -26,18 +28,6 @@ pub enum Answer {
     Refused,
     /// It can't be told now.
     Failed,
-}
-
-impl Answer {
-    /// What it is called in the log.
-    pub(super) fn word(&self) -> &'static str {
-        match self {
-            Self::Addresses(_) => "answered",
-            Self::Nonexistent => "nonexistent",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 /// How a message came, and its answer goes.
@@ -81,20 +71,47 @@ impl Question {
     }
 
     /// What is asked of it, such as `AAAA`.
-    pub(super) fn kind(&self) -> String {
+    pub(super) fn record_type(&self) -> String {
         self.request.queries[0].query_type.to_string()
     }
 
-    /// The message that says so.
-    pub(super) fn answer(&self, answer: &Answer, transport: Transport) -> Option<Vec<u8>> {
+    /// What of an answer is told to this question: of addresses, those of the kind that is asked for.
+    pub(super) fn told(&self, answer: Answer) -> Told<'static> {
+        match answer {
+            Answer::Addresses(addresses) => {
+                let told = addresses.into_iter().filter(|a| self.record(*a).is_some());
+                Told::Addresses(told.take(MAX_ADDRESSES).collect())
+            }
+            Answer::Nonexistent => Told::Nonexistent,
+            Answer::Refused => Told::Refused,
+            Answer::Failed => Told::Failed,
+        }
+    }
+
+    /// The message that says so, once that is recorded.
+    pub(super) fn answer(
+        &self,
+        told: &Told<'_>,
+        _: Recorded,
+        transport: Transport,
+    ) -> Option<Vec<u8>> {
+        self.message(told, transport)
+    }
+
+    /// The message that nothing can be told now, which needs no record.
+    pub(super) fn failure(&self, transport: Transport) -> Option<Vec<u8>> {
+        self.message(&Told::Failed, transport)
+    }
+
+    fn message(&self, told: &Told<'_>, transport: Transport) -> Option<Vec<u8>> {
         let mut response = Message::response(self.request.metadata.id, OpCode::Query);
         response.metadata = Metadata::response_from_request(&self.request.metadata);
         response.metadata.recursion_available = true;
-        response.metadata.response_code = match answer {
-            Answer::Addresses(_) => ResponseCode::NoError,
-            Answer::Nonexistent => ResponseCode::NXDomain,
-            Answer::Refused => ResponseCode::Refused,
-            Answer::Failed => ResponseCode::ServFail,
+        response.metadata.response_code = match told {
+            Told::Addresses(_) => ResponseCode::NoError,
+            Told::Nonexistent => ResponseCode::NXDomain,
+            Told::Refused => ResponseCode::Refused,
+            Told::Failed => ResponseCode::ServFail,
         };
         response.add_queries(self.request.queries.iter().cloned());
         if self.request.edns.is_some() {
@@ -102,10 +119,8 @@ impl Question {
             edns.set_max_payload(DATAGRAM);
             response.set_edns(edns);
         }
-        if let Answer::Addresses(addresses) = answer {
-            let records = addresses.iter().filter_map(|address| self.record(*address));
-            response.add_answers(records.take(MAX_ADDRESSES));
-        }
+        let addresses = told.addresses().iter();
+        response.add_answers(addresses.filter_map(|address| self.record(*address)));
         let bytes = response.to_vec().ok()?;
         let limit = self.request.max_payload().min(DATAGRAM);
         if transport == Transport::Datagram && bytes.len() > usize::from(limit) {
@@ -148,7 +163,8 @@ mod tests {
     }
 
     fn answered(question: &Question, answer: &Answer, transport: Transport) -> Message {
-        Message::from_vec(&question.answer(answer, transport).unwrap()).unwrap()
+        let told = question.told(answer.clone());
+        Message::from_vec(&question.message(&told, transport).unwrap()).unwrap()
     }
 
     #[test]
@@ -234,7 +250,8 @@ mod tests {
         fn no_message_is_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             if let Some(question) = Question::parse(&bytes) {
                 let addresses = Answer::Addresses(vec![[10, 0, 0, 1].into()]);
-                question.answer(&addresses, Transport::Datagram);
+                let told = question.told(addresses);
+                question.message(&told, Transport::Datagram);
             }
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{put_bytes, put_varint};
+use super::question::{Question, Told};
 
 /// The byte that names the kind of a frame.
 pub(super) mod kind {
@@ -23,6 +24,7 @@ pub(super) mod kind {
     pub(in crate::record) const POLICY: u8 = 9;
     pub(in crate::record) const NOTE: u8 = 10;
     pub(in crate::record) const CLOSE: u8 = 11;
+    pub(in crate::record) const QUESTION: u8 = 12;
 }
 
 /// The message by which a statement came to be judged. Stored as 0, 1, 2 in this order.
@@ -209,6 +211,8 @@ pub enum Entry<'a> {
         /// For people.
         text: &'a str,
     },
+    /// What an agent asked of a name, and was told. Kind 12.
+    Question(Question<'a>),
 }
 
 impl Entry<'_> {
@@ -223,6 +227,7 @@ impl Entry<'_> {
             Entry::Outcome { .. } => kind::OUTCOME,
             Entry::Policy { .. } => kind::POLICY,
             Entry::Note { .. } => kind::NOTE,
+            Entry::Question(_) => kind::QUESTION,
         }
     }
 
@@ -275,6 +280,7 @@ impl Entry<'_> {
                 put_bytes(out, kind.as_bytes());
                 out.extend_from_slice(text.as_bytes());
             }
+            Entry::Question(question) => question.encode(out),
         }
     }
 
@@ -358,9 +364,9 @@ impl Entry<'_> {
 /// What a session, or a part of it, came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Totals {
-    /// Statements that were run or denied; a `Parse` that was allowed is not one.
+    /// Statements that were run or denied, and questions; a `Parse` that was allowed is not one.
     pub statements: u64,
-    /// Of these, denied.
+    /// Of these, denied or refused.
     pub denied: u64,
     /// Rows sent to the client or loaded from it.
     pub rows: u64,
@@ -380,6 +386,12 @@ impl Totals {
         counts
     }
 
+    /// Counts a question.
+    pub(super) fn asked(&mut self, told: &Told<'_>) {
+        self.statements += 1;
+        self.denied += u64::from(*told == Told::Refused);
+    }
+
     /// Counts an outcome.
     pub(super) fn ended(&mut self, rows: u64, bytes: u64, masked_cells: u64) {
         self.rows = self.rows.saturating_add(rows);
@@ -393,6 +405,7 @@ impl Totals {
             Entry::Decision { via, verdict, .. } => {
                 self.decided(*via, verdict);
             }
+            Entry::Question(question) => self.asked(&question.told),
             Entry::Outcome {
                 rows,
                 bytes,

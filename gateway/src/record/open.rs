@@ -147,6 +147,8 @@ pub enum CloseReason {
     Refused(String),
     /// There was no session: the agent spoke to a database past Weir, and was stopped.
     Bypass(String),
+    /// There was no session: the agent asked for names, and this journal of it is over.
+    Questions(String),
     /// One side broke the protocol.
     ProtocolError(String),
     /// A time limit passed.
@@ -166,6 +168,7 @@ impl CloseReason {
             CloseReason::UpstreamLost => "upstream lost",
             CloseReason::Refused(_) => "refused",
             CloseReason::Bypass(_) => "bypass attempt",
+            CloseReason::Questions(_) => "end of questions",
             CloseReason::ProtocolError(_) => "protocol error",
             CloseReason::TimedOut(_) => "timed out",
             CloseReason::Drained => "drained",
@@ -178,6 +181,7 @@ impl CloseReason {
         match self {
             CloseReason::Refused(d)
             | CloseReason::Bypass(d)
+            | CloseReason::Questions(d)
             | CloseReason::ProtocolError(d)
             | CloseReason::TimedOut(d)
             | CloseReason::Internal(d) => Some(d),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::codec::{Cursor, Malformed};
 use super::entry::{Status, Verdict, Via, kind};
 use super::open::{Close, SessionOpen};
+use super::question::Question;
 
 /// Names of the bits of a decision's `effects`, bit 0 first: `sql::Effect` in its order. Part of
 /// the format: new effects go to the end.
@@ -71,6 +72,7 @@ pub enum Stored<'a> {
         kind: &'a str,
         text: &'a str,
     },
+    Question(Box<Question<'a>>),
     Close(Box<Close>),
 }
 
@@ -169,6 +171,7 @@ impl<'a> Stored<'a> {
                 let text = std::str::from_utf8(c.rest()).map_err(|_| Malformed)?;
                 Stored::Note { at, kind, text }
             }
+            kind::QUESTION => Stored::Question(Box::new(Question::decode(&mut c)?)),
             _ => return Err(Malformed),
         };
         c.end()?;
@@ -182,6 +185,7 @@ impl<'a> Stored<'a> {
             Stored::Decision(decision) => Some(decision.at),
             Stored::Outcome(outcome) => Some(outcome.at),
             Stored::Policy { at, .. } | Stored::Note { at, .. } => Some(*at),
+            Stored::Question(question) => Some(question.at),
             Stored::Close(close) => Some(close.at),
             Stored::Text { .. }
             | Stored::Types { .. }

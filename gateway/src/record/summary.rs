@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::entry::{Status, Totals, Via};
 use super::open::{Close, SessionOpen};
+use super::question::{Question, Told};
 use super::read::{ReadError, Reader, is_live};
 use super::stored::{Stored, StoredDecision};
 
@@ -74,7 +75,8 @@ pub struct Summary {
     pub groups: Vec<Group>,
 }
 
-/// Statements of a session with the same text, decision and rules.
+/// Statements of a session with the same text, decision and rules. A question is a statement too: its
+/// text is the type of record and the name, and one that was refused is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// BLAKE3 of the text; `None`: texts that were too many to keep apart.
@@ -129,7 +131,7 @@ impl Summary {
             open,
             state,
             totals: reading.totals,
-            groups: reading.groups,
+            groups: reading.groups.all,
         }))
     }
 }
@@ -155,8 +157,7 @@ struct Reading {
     totals: Totals,
     texts: HashMap<u32, Vec<u8>>,
     text_bytes: usize,
-    groups: Vec<Group>,
-    by_key: HashMap<GroupKey, usize>,
+    groups: Groups,
     /// Groups of statements seen lately; to be trusted where the rules are the same.
     memo: BTreeMap<Memo, usize>,
     /// The group of each statement that still runs.
@@ -169,6 +170,7 @@ impl Reading {
             Stored::Open(open) => self.open = Some(*open),
             Stored::Text { id, sql } => self.text(id, sql),
             Stored::Decision(decision) => self.decided(&decision),
+            Stored::Question(question) => self.asked(&question),
             Stored::Outcome(outcome) => {
                 self.totals
                     .ended(outcome.rows, outcome.bytes, outcome.masked_cells);
@@ -177,7 +179,7 @@ impl Reading {
                     _ => self.running.remove(&outcome.statement),
                 };
                 if let Some(group) = group {
-                    self.groups[group].rows += outcome.rows;
+                    self.groups.all[group].rows += outcome.rows;
                 }
             }
             Stored::Close(close) => self.close = Some(*close),
@@ -206,7 +208,7 @@ impl Reading {
             return;
         }
         let group = self.group(decision);
-        let entry = &mut self.groups[group];
+        let entry = &mut self.groups.all[group];
         entry.count += 1;
         entry.last_at = decision.at;
         let runs = !matches!(decision.verdict, super::Verdict::Deny { .. });
@@ -225,7 +227,7 @@ impl Reading {
             decision.verdict.as_str(),
         );
         if let Some(&group) = self.memo.get(&memo)
-            && is_joined(&self.groups[group].rules, &decision.rules)
+            && is_joined(&self.groups.all[group].rules, &decision.rules)
         {
             return group;
         }
@@ -245,28 +247,57 @@ impl Reading {
         let text = text.unwrap_or_default();
         let word = decision.verdict.as_str();
         let rules = decision.rules.join(BETWEEN_RULES);
+        self.groups.find(text, word, rules, decision.at)
+    }
+
+    fn asked(&mut self, question: &Question<'_>) {
+        self.totals.asked(&question.told);
+        let word = match question.told {
+            Told::Refused => "deny",
+            Told::Addresses(_) | Told::Nonexistent | Told::Failed => "allow",
+        };
+        let text = format!("{} {}", question.record_type, question.name);
+        let group = self
+            .groups
+            .find(text.as_bytes(), word, String::new(), question.at);
+        let group = &mut self.groups.all[group];
+        group.count += 1;
+        group.last_at = question.at;
+    }
+}
+
+/// The groups of a session, each found by what its statements have in common.
+#[derive(Default)]
+struct Groups {
+    all: Vec<Group>,
+    by_key: HashMap<GroupKey, usize>,
+}
+
+impl Groups {
+    /// The number of a group; if there is none as yet, it begins now.
+    fn find(&mut self, text: &[u8], word: &'static str, rules: String, at: u64) -> usize {
         let digest = Some(*blake3::hash(text).as_bytes());
         if let Some(&group) = self.by_key.get(&(digest, word, rules.clone())) {
             return group;
         }
-        let full = self.groups.len() >= MAX_GROUPS;
+        let full = self.all.len() >= MAX_GROUPS;
         let digest = digest.filter(|_| !full);
         let preview = if full { String::new() } else { preview(text) };
-        let next = self.groups.len();
+        let next = self.all.len();
         let group = *self
             .by_key
             .entry((digest, word, rules.clone()))
             .or_insert(next);
         if group == next {
-            self.groups.push(Group {
+            self.all.push(Group {
                 digest,
                 text: preview,
                 decision: word,
                 rules,
                 count: 0,
                 rows: 0,
-                first_at: decision.at,
-                last_at: decision.at,
+                first_at: at,
+                last_at: at,
             });
         }
         group

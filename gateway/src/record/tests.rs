@@ -713,6 +713,57 @@ fn a_rebuilt_index_equals_one_that_was_kept_live() {
     assert_eq!(Index::read(&place.paths.index).unwrap().dump(), live);
 }
 
+fn question<'a>(name: &'a str, told: Told<'static>) -> Entry<'a> {
+    Entry::Question(Question {
+        at: 1_700_000_000_000_300,
+        pid: 4711,
+        comm: "getent",
+        name,
+        record_type: "A",
+        told,
+    })
+}
+
+#[test]
+fn questions_are_summed_up_as_statements_and_refused_ones_as_denied() {
+    let place = Place::new();
+    let recorder = place.recorder(Durability::Os);
+    let id = SessionId::now();
+    let mut journal = recorder.session(&open_of(id)).unwrap();
+    let addresses = vec![[10, 0, 0, 1].into()];
+    journal.append(&question("db.internal", Told::Addresses(addresses.into())));
+    journal.append(&question("db.internal", Told::Addresses(vec![].into())));
+    journal.append(&question("x.evil.example", Told::Refused));
+    journal.append(&question("db.internal.svc", Told::Nonexistent));
+    journal.append(&question("api.example", Told::Failed));
+    let totals = journal.totals();
+    assert_eq!((totals.statements, totals.denied), (5, 1));
+    let reason = CloseReason::Questions("none for 60 s".into());
+    block_on(journal.close(1_700_000_000_900_000, reason)).unwrap();
+    assert_eq!(verify(&place.path(id)).unwrap().records, 7);
+    let summary = Summary::of(&place.path(id), None).unwrap().unwrap();
+    assert_eq!(summary.totals, totals);
+    let reason = summary.reason.as_deref();
+    assert_eq!(reason, Some("end of questions: none for 60 s"));
+    let groups = summary.groups.iter();
+    let groups: Vec<_> = groups
+        .map(|group| (&*group.text, group.decision, group.count))
+        .collect();
+    let expected = [
+        ("A db.internal", "allow", 2),
+        ("A x.evil.example", "deny", 1),
+        ("A db.internal.svc", "allow", 1),
+        ("A api.example", "allow", 1),
+    ];
+    assert_eq!(groups, expected);
+    drop(recorder);
+    let live = Index::read(&place.paths.index).unwrap().dump();
+    assert_eq!(live.len(), 1 + 4);
+    let rebuilt = place.dir.path().join("rebuilt.db");
+    assert_eq!(reindex(&rebuilt, &place.paths.journal).unwrap(), 1);
+    assert_eq!(Index::read(&rebuilt).unwrap().dump(), live);
+}
+
 #[test]
 fn an_index_that_was_lost_or_damaged_is_made_anew_at_the_next_start() {
     let place = Place::new();

@@ -1,11 +1,11 @@
 //! When something breaks, the agent has no database; it never has one without Weir.
 
-use std::{fs, io::Write as _, path::PathBuf, process::Command, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use xtask::world::{Settings, Setup};
 
-use crate::support::{POLICY, Stage, client_in_background, refusal, until};
+use crate::support::{POLICY, SmallDisk, Stage, client_in_background, refusal, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -71,42 +71,12 @@ fn a_wrong_credential_is_weirs_trouble_and_no_secret_of_the_agents_message() -> 
     Ok(())
 }
 
-/// A file system of 80 MiB, unmounted when dropped. No session opens with less than 64 MiB free.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(path: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&path)?;
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs"])
-            .arg(&path);
-        ensure!(mount.status()?.success(), "could not mount a tmpfs");
-        Ok(Self(path))
-    }
-
-    /// Leaves no byte free.
-    fn fill(&self) -> Result<()> {
-        let mut filler = fs::File::create(self.0.join("filler"))?;
-        let zeros = vec![0; 1 << 20];
-        while filler.write_all(&zeros).is_ok() {}
-        Ok(())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: the daemon may still hold its journals open.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_ends_sessions_and_refuses_new_ones() -> Result<()> {
     let mut disk = None;
     let stage = Stage::with(&Settings::default(), |world, mut setup| {
         let small = SmallDisk::mount(world.dir().join("small"))?;
-        setup.state = Some(small.0.join("state"));
+        setup.state = Some(small.state());
         disk = Some(small);
         Ok(setup)
     })?;

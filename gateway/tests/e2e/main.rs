@@ -13,6 +13,7 @@ mod harness;
 mod masking;
 mod names;
 mod psql;
+mod questions;
 mod refusing;
 mod restart;
 mod sessions;

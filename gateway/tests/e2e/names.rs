@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use xtask::world::{ADDRESS, ADDRESS6, Agent, Network, Setup, Weir, World};
@@ -23,15 +23,23 @@ fn replace(file: &str, by: &Path) -> Result<()> {
 
 /// A host whose own resolver knows a database's name and another's, and an agent's files that name a
 /// resolver which doesn't exist.
-struct Stage {
+pub(crate) struct Stage {
     files: tempfile::TempDir,
     server: Server,
-    weir: Weir,
-    world: World,
+    pub(crate) weir: Weir,
+    pub(crate) world: World,
 }
 
 impl Stage {
     fn new(egress: Option<&str>) -> Result<Self> {
+        Self::with(egress, |_, setup| Ok(setup))
+    }
+
+    /// The same with changes to the daemon's setup.
+    pub(crate) fn with(
+        egress: Option<&str>,
+        change: impl FnOnce(&World, Setup) -> Result<Setup>,
+    ) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let write = |name: &str, text: &str| -> Result<PathBuf> {
             let path = files.path().join(name);
@@ -66,7 +74,7 @@ impl Stage {
             ..setup()
         };
         setup.hosts = vec!["db.prod.internal:5432".into()];
-        let weir = world.weir(setup)?;
+        let weir = world.weir(change(&world, setup)?)?;
         Ok(Self {
             files,
             server,
@@ -76,7 +84,12 @@ impl Stage {
     }
 
     /// Runs a program as an agent, whose `/etc/hosts` knows nobody.
-    fn run(&self, agent: &Agent, variables: &[(&str, &str)], program: &[&str]) -> Result<String> {
+    pub(crate) fn run(
+        &self,
+        agent: &Agent,
+        variables: &[(&str, &str)],
+        program: &[&str],
+    ) -> Result<String> {
         let mut inner = agent.command("timeout");
         inner
             .arg("60")
@@ -105,7 +118,7 @@ impl Stage {
     }
 
     /// The addresses that glibc finds, sorted; nothing if it finds none.
-    fn resolved(&self, agent: &Agent, name: &str, options: &str) -> Result<Vec<String>> {
+    pub(crate) fn resolved(&self, agent: &Agent, name: &str, options: &str) -> Result<Vec<String>> {
         let seen = self.run(
             agent,
             &[("RES_OPTIONS", options)],
@@ -120,7 +133,7 @@ impl Stage {
         Ok(addresses)
     }
 
-    fn psql(&self, agent: &Agent) -> Result<String> {
+    pub(crate) fn psql(&self, agent: &Agent) -> Result<String> {
         let ask = "SELECT ssn FROM customers WHERE id = 1";
         let by_name = [("PGHOST", "db.prod.internal")];
         self.run(agent, &by_name, &["psql", "-X", "-At", "-c", ask])
@@ -138,9 +151,6 @@ fn a_database_is_reached_by_its_name_from_a_namespace_with_only_lo() -> Result<(
         let other = stage.resolved(&coder, "api.example.com", options)?;
         assert!(other.is_empty(), "{options}: {other:?}");
     }
-    let log = stage.weir.log();
-    assert!(log.contains("a name was asked for"), "{log}");
-    assert!(log.contains("api.example.com"), "{log}");
     Ok(())
 }
 
@@ -252,15 +262,6 @@ fn every_kind_of_socket_is_answered_by_whom_it_asked() -> Result<()> {
         77 5 0\n77 5 0\n77 3 0\n77 0 0\n77 5 0\n\
         77 0 1 192.0.2.53 53\n77 0 1 192.0.2.53 53\n77 0 1";
     assert_eq!(seen, expected);
-    let log = stage.weir.log();
-    ensure!(log.contains("forged"), "{log}");
-    let forged = log.lines().find(|line| line.contains("forged"));
-    let forged = forged.context("a line")?;
-    ensure!(forged.contains("a name was asked for"), "{forged}");
-    ensure!(
-        !log.contains('\x1b') || !forged.contains("\x1b[2J"),
-        "{forged}"
-    );
     Ok(())
 }
 

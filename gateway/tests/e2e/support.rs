@@ -1,11 +1,15 @@
 //! What the tests share: Weir in front of the world's database, and an agent behind it.
 
 use std::{
+    fs,
+    io::Write as _,
+    path::PathBuf,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use xtask::{
     cache,
     world::{Agent, Finished, Network, Process, Settings, Setup, Weir, World},
@@ -82,6 +86,46 @@ pub(crate) fn refusal(agent: &Agent, variables: &[(&str, &str)]) -> Result<Strin
         bail!("{finished:?}");
     }
     Ok(finished.stdout)
+}
+
+/// A file system of 80 MiB, unmounted when dropped. No session opens with less than 64 MiB free.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    pub(crate) fn mount(path: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&path)?;
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs"])
+            .arg(&path);
+        ensure!(mount.status()?.success(), "could not mount a tmpfs");
+        Ok(Self(path))
+    }
+
+    /// Leaves no byte free.
+    pub(crate) fn fill(&self) -> Result<()> {
+        let mut filler = fs::File::create(self.0.join("filler"))?;
+        let zeros = vec![0; 1 << 20];
+        while filler.write_all(&zeros).is_ok() {}
+        Ok(())
+    }
+
+    /// Makes room again.
+    pub(crate) fn free(&self) -> Result<()> {
+        Ok(fs::remove_file(self.0.join("filler"))?)
+    }
+
+    /// Where a daemon's state can be.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the daemon may still hold its journals open.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }
 
 /// Waits until something holds; a minute is too long.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::story::{Cell, Story, Told};
-use crate::record::{Status, Stored, StoredOutcome, Verdict, show};
+use crate::record::{Question, Status, Stored, StoredOutcome, Verdict, show};
 
 /// The object for a record; none for one that only others refer to.
 pub(crate) fn event(story: &Story, told: &Told<'_>) -> Option<Value> {
@@ -72,6 +72,7 @@ fn plain(stored: &Stored<'_>) -> Option<Value> {
         Stored::Note { at, kind, text } => {
             Some(json!({ "type": "note", "at": at, "kind": kind, "text": text }))
         }
+        Stored::Question(question) => Some(asked(question)),
         Stored::Close(close) => {
             let mut event = serde_json::to_value(close).ok()?;
             event["type"] = json!("close");
@@ -84,6 +85,19 @@ fn plain(stored: &Stored<'_>) -> Option<Value> {
         | Stored::Rows { .. }
         | Stored::CopyIn { .. } => None,
     }
+}
+
+fn asked(question: &Question<'_>) -> Value {
+    json!({
+        "type": "question",
+        "at": question.at,
+        "pid": question.pid,
+        "comm": question.comm,
+        "name": question.name,
+        "record_type": question.record_type,
+        "answer": question.told.as_str(),
+        "addresses": question.told.addresses(),
+    })
 }
 
 fn ended(outcome: &StoredOutcome<'_>) -> Value {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::record::{
-    CloseReason, Durability, Entry, Recorder, SessionJournal, SessionOpen, Settings, Status,
-    Verdict, Via,
+    CloseReason, Durability, Entry, Question, Recorder, SessionJournal, SessionOpen, Settings,
+    Status, Told as Answer, Verdict, Via,
 };
 
 /// 2023-11-14 22:13:20 UTC.
@@ -93,7 +93,20 @@ fn decision<'a>(statement: u64, verdict: Verdict<'a>, parameters: Option<&'a [u8
 /// A session that has begun, and has ended where `close` says so.
 pub(in crate::cli) fn session(recorder: &Recorder, close: bool) -> Session {
     let id = SessionId::now();
-    let open = SessionOpen {
+    let journal = Some(recorder.session(&opening(id)).unwrap());
+    let mut session = Session { id, journal };
+    session.append(&[Entry::Text {
+        id: 1,
+        sql: b"select \x1b[2J * from customers",
+    }]);
+    if close {
+        session.close();
+    }
+    session
+}
+
+fn opening(id: SessionId) -> SessionOpen {
+    SessionOpen {
         id,
         at: START,
         agent: "coder".into(),
@@ -113,17 +126,7 @@ pub(in crate::cli) fn session(recorder: &Recorder, close: bool) -> Session {
         upstream: None,
         policy: "00ff".into(),
         weir: "0.1.0".into(),
-    };
-    let journal = Some(recorder.session(&open).unwrap());
-    let mut session = Session { id, journal };
-    session.append(&[Entry::Text {
-        id: 1,
-        sql: b"select \x1b[2J * from customers",
-    }]);
-    if close {
-        session.close();
     }
-    session
 }
 
 /// A frame with a tag, as the protocol has it.
@@ -299,6 +302,80 @@ fn json_holds_each_record_exactly() {
     );
     assert_eq!(events[10]["session"], *id);
     assert_eq!(events[11]["state"], "closed");
+}
+
+/// Questions with each answer, of which one would mislead whoever reads it.
+fn questions(recorder: &Recorder) -> SessionId {
+    let id = SessionId::now();
+    let open = SessionOpen {
+        datastore: "(names)".into(),
+        destination: "192.0.2.53:53".into(),
+        claimed_user: String::new(),
+        database: String::new(),
+        ..opening(id)
+    };
+    let mut journal = recorder.session(&open).unwrap();
+    let both = vec![[10, 0, 3, 7].into(), [10, 0, 3, 8].into()];
+    let asked = [
+        ("db.internal", Answer::Addresses(both.into())),
+        ("db.internal", Answer::Addresses(Vec::new().into())),
+        ("db.internal.svc", Answer::Nonexistent),
+        ("api.example", Answer::Failed),
+        ("\x1b[2J\nevil", Answer::Refused),
+    ];
+    for (name, told) in asked {
+        journal.append(&Entry::Question(Question {
+            at: START + 1_000_000,
+            pid: 4711,
+            comm: "get\tent",
+            name,
+            record_type: "A",
+            told,
+        }));
+    }
+    let reason = CloseReason::Questions("none for 60 s".to_owned());
+    block_on(journal.close(START + 61_000_000, reason)).unwrap();
+    id
+}
+
+#[test]
+fn questions_are_shown_with_their_answers() {
+    let place = Place::new();
+    let id = questions(&place.recorder()).to_string();
+    let expected = format!(
+        r"session {id}, 2023-11-14 22:13:20.000 UTC
+  agent      coder [agents]
+  process    psql, pid 4711, uid 1000, cgroup weir-agents.slice/coder-1
+  datastore  (names) (192.0.2.53:53)
+  policy     00ff
+
++1.000 s  A db.internal: 10.0.3.7, 10.0.3.8; asked by get\tent (pid 4711)
+
++1.000 s  A db.internal: no address; asked by get\tent (pid 4711)
+
++1.000 s  A db.internal.svc: no such name; asked by get\tent (pid 4711)
+
++1.000 s  A api.example: failed; asked by get\tent (pid 4711)
+
++1.000 s  A \x1b[2J\nevil: REFUSED; asked by get\tent (pid 4711)
+
++61.000 s  closed, end of questions: none for 60 s (5 statements, 1 denied, 0 rows, 0 bytes, 0 cells masked)
+"
+    );
+    assert_eq!(shown(&place, &id, "").0, expected);
+    let (json, _) = shown(&place, &id, "json");
+    let events: Vec<serde_json::Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let first = serde_json::json!({
+        "type": "question", "session": id, "at": START + 1_000_000, "pid": 4711,
+        "comm": "get\tent", "name": "db.internal", "record_type": "A", "answer": "answered",
+        "addresses": ["10.0.3.7", "10.0.3.8"],
+    });
+    assert_eq!(events[1], first);
+    assert_eq!(events[5]["name"], "\x1b[2J\nevil");
+    assert_eq!(events[5]["answer"], "refused");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use super::story::{Cell, Columns, Story, Told};
 use crate::record::show::{self, escape, escape_bytes};
 use crate::record::{
-    Close, SessionOpen, Status, Stored, StoredDecision, StoredOutcome, Verdict, Via,
+    Close, Question, SessionOpen, Status, Stored, StoredDecision, StoredOutcome, Told as Answer,
+    Verdict, Via,
 };
 
 /// Rows that are lined up together; more come in several tables.
@@ -109,6 +110,10 @@ impl Transcript {
                     escape(kind),
                     escape(text)
                 )
+            }
+            Stored::Question(question) => {
+                let offset = self.offset(question.at);
+                writeln!(out, "\n{offset}  {}", asked(question))
             }
             Stored::Close(close) => writeln!(out, "\n{}  {}", self.offset(close.at), closed(close)),
             _ => Ok(()),
@@ -281,22 +286,28 @@ fn opened(open: &SessionOpen, out: &mut impl Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "  datastore  {} ({}), database {}",
+        "  datastore  {} ({}){}",
         escape(&open.datastore),
         escape(&open.destination),
-        escape(&open.database)
+        before(", database ", &open.database)
     )?;
-    writeln!(
-        out,
-        "  client     claims to be {}, {}",
-        escape(&open.claimed_user),
-        tls(&open.client_tls)
-    )?;
+    if !open.claimed_user.is_empty() {
+        let (user, tls) = (escape(&open.claimed_user), tls(&open.client_tls));
+        writeln!(out, "  client     claims to be {user}, {tls}")?;
+    }
     if let Some(up) = &open.upstream {
         let (user, address) = (escape(&up.user), escape(&up.address));
         writeln!(out, "  upstream   {user} at {address}, {}", tls(&up.tls))?;
     }
     writeln!(out, "  policy     {}", escape(&open.policy))
+}
+
+/// The text with words before it; nothing if there is none.
+fn before(words: &str, text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    format!("{words}{}", escape(text))
 }
 
 fn decided(decision: &StoredDecision<'_>) -> String {
@@ -317,6 +328,27 @@ fn decided(decision: &StoredDecision<'_>) -> String {
             )
         }
     }
+}
+
+fn asked(question: &Question<'_>) -> String {
+    let answer = match &question.told {
+        Answer::Addresses(addresses) if addresses.is_empty() => "no address".to_owned(),
+        Answer::Addresses(addresses) => {
+            let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            shown.join(", ")
+        }
+        Answer::Nonexistent => "no such name".to_owned(),
+        Answer::Refused => "REFUSED".to_owned(),
+        Answer::Failed => "failed".to_owned(),
+    };
+    // What the program calls itself comes last: it may hold blanks.
+    format!(
+        "{} {}: {answer}; asked by {} (pid {})",
+        escape(question.record_type),
+        escape(question.name),
+        escape(question.comm),
+        question.pid
+    )
 }
 
 fn ended(outcome: &StoredOutcome<'_>) -> String {
@@ -365,7 +397,7 @@ fn closed(close: &Close) -> String {
     )
 }
 
-/// The line of `weir tail` for a record: of a session's begin, a decision, its end.
+/// The line of `weir tail` for a record: of a session's begin, a decision, a question, its end.
 pub(crate) fn one_line(told: &Told<'_>) -> Option<String> {
     match told {
         Told::Decision {
@@ -382,11 +414,12 @@ pub(crate) fn one_line(told: &Told<'_>) -> Option<String> {
             Some(format!("{}  {line}", decided(decision)))
         }
         Told::Plain(Stored::Open(open)) => Some(format!(
-            "opened by {} (pid {}) to database {}",
+            "opened by {} (pid {}){}",
             escape(&open.comm),
             open.pid,
-            escape(&open.database)
+            before(" to database ", &open.database)
         )),
+        Told::Plain(Stored::Question(question)) => Some(asked(question)),
         Told::Plain(Stored::Close(close)) => Some(closed(close)),
         _ => None,
     }
