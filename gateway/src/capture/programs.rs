@@ -13,7 +13,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Address, Destination, Endpoint, Flow, LAYOUT, OriginKey, Socket};
+use gateway_ebpf::{Address, Destination, Endpoint, Flow, LAYOUT, OriginKey, Outlet, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
@@ -56,7 +56,7 @@ const EXEC: &str = "sched_process_exec";
 const LOADS: usize = 5;
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 11] = [
+const PINNED_MAPS: [(&str, usize, usize); 12] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
     ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
     ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
@@ -72,6 +72,7 @@ const PINNED_MAPS: [(&str, usize, usize); 11] = [
         size_of::<Key<Destination>>(),
         size_of::<u8>(),
     ),
+    ("OUTLETS", size_of::<u32>(), size_of::<Outlet>()),
 ];
 
 /// Programs that are loaded, and may be attached.
