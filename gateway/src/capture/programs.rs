@@ -143,7 +143,7 @@ fn load_object(slice: u64, pins: Option<&Path>) -> Result<(Ebpf, Optional), Erro
     Ok((ebpf, optional))
 }
 
-fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
+pub(super) fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
     let program = ebpf.program(name).ok_or(Error::Incomplete(name))?;
     let fd = program.fd().map_err(|source| Error::Program {
         program: name,
@@ -211,7 +211,7 @@ impl Loaded {
 }
 
 /// Loads a program. The verifier gives up with EAGAIN where a signal comes meanwhile.
-fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+pub(super) fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     for _ in 1..LOADS {
         match load_once(ebpf, name) {
             Err(Error::Program {
@@ -232,6 +232,7 @@ fn load_once(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::SockOps(program)) => program.load(),
         Some(Program::RawTracePoint(program)) => program.load(),
+        Some(Program::SchedClassifier(program)) => program.load(),
         Some(_) => Err(ProgramError::UnexpectedProgramType),
         None => return Err(Error::Incomplete(name)),
     };
