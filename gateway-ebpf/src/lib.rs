@@ -11,7 +11,7 @@ use fingerprint::{Alpn, Prefix};
 
 /// The version of the types below. It is part of the pins' path: a daemon never reads maps that
 /// another layout wrote.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Protected endpoints at most; a full map refuses the next one rather than forgetting one.
 pub const MAX_ENDPOINTS: usize = 4096;
@@ -41,6 +41,16 @@ pub const MAX_CGROUPS: usize = 65536;
 
 /// Entries of all egress lists together at most.
 pub const MAX_DESTINATIONS: usize = 16384;
+
+/// Devices that lead out of agents' own network namespaces at most; nothing passes by one more.
+pub const MAX_OUTLETS: usize = 2 * MAX_NAMESPACES;
+
+/// Egress policies that count for one namespace at most; what only others permit doesn't leave it.
+pub const MAX_SHARED: usize = 4;
+
+/// What may leave a network namespace by a device: whatever one of these egress policies permits.
+/// [`OPEN`] stands first; [`NOTHING`] is in the places that are left.
+pub type Outlet = [u32; MAX_SHARED];
 
 /// Where names are asked for.
 pub const DNS_PORT: u32 = 53;
@@ -355,8 +365,12 @@ pub struct OriginKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// Its cgroup.
+    pub cgroup: u64,
     /// The thread, as the initial pid namespace numbers it.
     pub tid: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 const _: () = {
@@ -368,6 +382,7 @@ const _: () = {
     assert!(size_of::<Beginning>() == 32);
     assert!(size_of::<Learned>() == 32);
     assert!(size_of::<Detection>() == 104);
+    assert!(size_of::<Event>() == 16);
 };
 
 #[cfg(feature = "user")]

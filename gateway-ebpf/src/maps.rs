@@ -1,8 +1,8 @@
 //! The maps, and the few things that programs do with them.
 //!
 //! `ENDPOINTS`, `ADDRESSES`, `LOCAL_PORTS`, `LISTENERS`, `SOCKETS`, `ORIGINS`, `FLOWS`, `GENERATION`,
-//! `ALL_OPEN`, `CGROUPS` and `DESTINATIONS` are pinned by the daemon and outlive it; the others belong
-//! to one daemon. Only `ORIGINS` may forget: a forgotten origin closes a session.
+//! `ALL_OPEN`, `CGROUPS`, `DESTINATIONS` and `OUTLETS` are pinned by the daemon and outlive it; the
+//! others belong to one daemon. Only `ORIGINS` may forget: a forgotten origin closes a session.
 
 use core::ptr;
 
@@ -11,13 +11,16 @@ use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage, lpm_trie::Key},
     cty::c_void,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_sk_storage_get},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_cgroup_id, bpf_sk_storage_get},
+    },
     macros::btf_map,
 };
 use gateway_ebpf::{
     ANYWHERE, Address, Destination, Detection, Endpoint, Event, Flow, Learned, MAX_CGROUPS,
-    MAX_DESTINATIONS, MAX_ENDPOINTS, MAX_LEARNED, MAX_NAMESPACES, MAX_ORIGINS, OriginKey,
-    PORT_WORDS, STRANGER, Socket,
+    MAX_DESTINATIONS, MAX_ENDPOINTS, MAX_LEARNED, MAX_NAMESPACES, MAX_ORIGINS, MAX_OUTLETS,
+    MAX_SHARED, NOTHING, OPEN, OriginKey, Outlet, PORT_WORDS, STRANGER, Socket,
 };
 
 /// Endpoints that an agent reaches only through Weir, with the namespaces that this counts in.
@@ -81,6 +84,10 @@ static CGROUPS: HashMap<u64, u32, MAX_CGROUPS> = HashMap::new();
 /// The egress policies that are lists.
 #[btf_map]
 static DESTINATIONS: LpmTrie<Destination, u8, MAX_DESTINATIONS> = LpmTrie::new();
+
+/// The index of a device, at the host's end, to what may leave the namespace that it leads to.
+#[btf_map]
+static OUTLETS: HashMap<u32, Outlet, MAX_OUTLETS> = HashMap::new();
 
 /// Cgroups that have no egress policy and want one. A lost event only costs time: whoever is refused
 /// again says so again.
@@ -199,6 +206,20 @@ pub(crate) fn policy(cgroup: u64) -> u32 {
     unsafe { CGROUPS.get(cgroup) }.map_or(STRANGER, |policy| *policy)
 }
 
+/// What may leave a namespace by the device with this index at the host's end: nothing as long as
+/// nobody is known to live there.
+#[inline(always)]
+pub(crate) fn outlet(device: u32) -> Outlet {
+    let mut outlet = [NOTHING; MAX_SHARED];
+    if is_all_open() {
+        outlet[0] = OPEN;
+    // SAFETY: the value is copied at once; the daemon replaces it whole.
+    } else if let Some(known) = unsafe { OUTLETS.get(device) } {
+        outlet = *known;
+    }
+    outlet
+}
+
 /// Whether a list has an entry that covers this.
 #[inline(always)]
 pub(crate) fn is_listed(destination: Destination) -> bool {
@@ -262,7 +283,10 @@ pub(crate) unsafe fn begin_socket(sk: *mut c_void, mut record: Socket) {
 #[inline(always)]
 pub(crate) fn report_namespace() {
     let event = Event {
+        // SAFETY: a helper without arguments.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
         tid: bpf_get_current_pid_tgid() as u32,
+        reserved: 0,
     };
     // A lost event only costs time (see EVENTS).
     let _ = EVENTS.output(event, 0);

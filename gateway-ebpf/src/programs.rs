@@ -9,6 +9,7 @@ mod detect;
 mod names;
 mod origin;
 mod packet;
+mod perimeter;
 mod policy;
 mod socket;
 mod task;

@@ -7,7 +7,8 @@
 //! - no packet of a socket of the slice is for a protected endpoint, nor one that leaves an agent's own
 //!   network namespace by a veth to this host (see [`Hook`] for what a kernel may lack);
 //! - where egress is governed, no socket of the slice sends anything else but what the policy of its
-//!   cgroup permits, and nothing before its cgroup has one;
+//!   cgroup permits, and nothing before its cgroup has one; nor does a packet leave an agent's own
+//!   network namespace by such a veth, whoever sent it, but where the policy of somebody there permits it;
 //! - that stays so when the daemon dies: programs, endpoints and listeners' ports are pinned. The
 //!   listeners are gone, so clients get ECONNREFUSED; or the service manager keeps them, so clients
 //!   wait for the next daemon, which knows their origins;
@@ -33,6 +34,7 @@ mod netlink;
 mod netns;
 mod optional;
 mod origin;
+mod outlets;
 mod perimeter;
 mod pins;
 mod place;
@@ -179,6 +181,7 @@ pub struct Capture {
     origins: Origins,
     aliases: endpoints::Aliases,
     generation: generation::Generation,
+    outlets: outlets::Outlets,
     namespaces: namespaces::Namespaces,
     governed: detect::Governed,
     slice: place::Slice,
@@ -205,6 +208,7 @@ impl Capture {
         let mut loaded = programs::load(&slice, &settings.pin_dir)?;
         let aliases = endpoints::Aliases::default();
         let generation = generation::Generation::new(&mut loaded)?;
+        let outlets = outlets::Outlets::new(&mut loaded)?;
         let endpoints =
             endpoints::Endpoints::new(&mut loaded, generation.clone(), aliases.clone())?;
         let origins = Origins::new(loaded.map("ORIGINS")?, &slice, aliases.clone())?;
@@ -226,6 +230,7 @@ impl Capture {
             origins,
             aliases,
             generation,
+            outlets,
             namespaces: namespaces::Namespaces::default(),
             governed: detect::Governed::default(),
             slice,
@@ -275,7 +280,7 @@ impl Capture {
         );
         let pins = self.loaded.hold_pins()?;
         let perimeter = (perimeter, self.strict);
-        let known = (&self.coverage, &self.namespaces);
+        let known = (&self.coverage, &self.namespaces, &self.outlets);
         let inherited = (inherited, pins);
         let (watcher, worker) = watch::start(&self.slice, maps, perimeter, known, inherited)?;
         self.watch = Some(worker);
@@ -315,7 +320,11 @@ impl Capture {
             .map("STRANGERS")
             .map_err(|_| Error::AlreadyWatched)?;
         let strangers = Strangers::start(events.try_into()?, &self.slice)?;
-        let egress = Egress::new(&mut self.loaded, self.generation.clone())?;
+        let egress = Egress::new(
+            &mut self.loaded,
+            self.generation.clone(),
+            self.outlets.clone(),
+        )?;
         Ok((egress, strangers))
     }
 

@@ -1,16 +1,15 @@
 //! Packets, by the address that is on the wire: whatever made them, and whatever was rewritten on
 //! the way.
 //!
-//! `egress` sees what sockets of the slice send, after the rules of their own network namespace.
-//! `perimeter` sees what arrives from an agent's namespace at the host's end of its veth, whoever
-//! sent it. A packet whose destination or port can't be read, and is for a host with a protected
-//! endpoint, is dropped.
+//! `egress` sees what sockets of the slice send, after the rules of their own network namespace; what
+//! leaves that is seen once more by the perimeter. A packet whose destination or port can't be read,
+//! and is for a host with a protected endpoint, is dropped.
 
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::bpf_skb_cgroup_id,
-    macros::{cgroup_skb, classifier},
-    programs::{SkBuffContext, TcContext, sk_buff::SkBuff},
+    macros::cgroup_skb,
+    programs::{SkBuffContext, sk_buff::SkBuff},
 };
 use aya_log_ebpf::debug;
 use gateway_ebpf::{Address, Endpoint, NO_LISTENER, Socket};
@@ -18,32 +17,18 @@ use gateway_ebpf::{Address, Endpoint, NO_LISTENER, Socket};
 use super::{ALLOW, DENY, detect, names, policy};
 use crate::maps::{self, Scope};
 
-/// `TC_ACT_UNSPEC` and `TCX_NEXT`: the next program is asked.
-const TC_NEXT: i32 = -1;
-/// `TC_ACT_SHOT` and `TCX_DROP`.
-const TC_DROP: i32 = 2;
-
-const ETHERNET_HEADER: usize = 14;
-
 /// `ETH_P_*` as a context has them, in network byte order.
 pub(super) const IPV4: u32 = 0x0800_u16.to_be() as u32;
 pub(super) const IPV6: u32 = 0x86dd_u16.to_be() as u32;
-/// What another header lies under, in which there may be IP again. (The kernel has taken the
-/// outermost VLAN tag off.)
-const VLAN: u32 = 0x8100_u16.to_be() as u32;
-const PROVIDER_VLAN: u32 = 0x88a8_u16.to_be() as u32;
-const PPPOE: u32 = 0x8864_u16.to_be() as u32;
-const MPLS: u32 = 0x8847_u16.to_be() as u32;
-const MPLS_MULTICAST: u32 = 0x8848_u16.to_be() as u32;
 
 /// The loopback device's index, in every network namespace (`LOOPBACK_IFINDEX`).
 pub(super) const LOOPBACK_DEVICE: u32 = 1;
 
 const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
-const ICMPV6: u8 = 58;
+pub(super) const ICMPV6: u8 = 58;
 
-const HOP_BY_HOP: u8 = 0;
+pub(super) const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
@@ -120,35 +105,14 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     ALLOW
 }
 
-#[classifier]
-pub(crate) fn perimeter(ctx: TcContext) -> i32 {
-    let packet = Packet::<true> {
-        skb: &ctx.skb,
-        start: ETHERNET_HEADER,
-    };
-    let dropped = match ctx.skb.protocol() {
-        IPV4 | IPV6 => packet.is_dropped(&packet.target()),
-        VLAN | PROVIDER_VLAN | PPPOE | MPLS | MPLS_MULTICAST => true,
-        _ => false,
-    };
-    if dropped {
-        debug!(
-            &ctx,
-            "dropped a packet from an agent's namespace to a protected endpoint"
-        );
-        return TC_DROP;
-    }
-    TC_NEXT
-}
-
 /// A packet with its IP header at `start`; at the perimeter, or as its socket sends it.
-struct Packet<'a, const PERIMETER: bool> {
-    skb: &'a SkBuff,
-    start: usize,
+pub(super) struct Packet<'a, const PERIMETER: bool> {
+    pub(super) skb: &'a SkBuff,
+    pub(super) start: usize,
 }
 
 /// Where a packet goes, as far as it says so.
-enum Target {
+pub(super) enum Target {
     /// Nobody can tell.
     Unknown,
     /// To the kernel of the host with this endpoint's address.
@@ -163,9 +127,23 @@ enum Target {
     },
 }
 
+impl Target {
+    /// The destination, without a port where there is none or it can't be read; `None` if nobody can
+    /// tell.
+    #[inline(always)]
+    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+        match *self {
+            Self::Unknown => None,
+            Self::Kernel(endpoint) | Self::Host(endpoint) | Self::Port { endpoint, .. } => {
+                Some(endpoint)
+            }
+        }
+    }
+}
+
 impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     #[inline(always)]
-    fn target(&self) -> Target {
+    pub(super) fn target(&self) -> Target {
         match self.skb.protocol() {
             IPV4 => self.target_v4(),
             IPV6 => self.target_v6(),
@@ -282,7 +260,7 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     }
 
     #[inline(always)]
-    fn is_dropped(&self, target: &Target) -> bool {
+    pub(super) fn is_dropped(&self, target: &Target) -> bool {
         match *target {
             Target::Unknown => true,
             Target::Kernel(endpoint) => self.is_beyond(&endpoint),
@@ -345,7 +323,7 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
     }
 
     /// Whether the packet's socket may not send there by its agent's egress policy. (The perimeter
-    /// sees no socket.)
+    /// sees no socket, and asks for the namespace.)
     #[inline(always)]
     fn is_beyond(&self, destination: &Endpoint) -> bool {
         if PERIMETER || maps::is_all_open() {
@@ -383,8 +361,9 @@ impl<const PERIMETER: bool> Packet<'_, PERIMETER> {
         unsafe { maps::socket(sk.cast()) }
     }
 
+    /// The index of the device that it leaves by, or at the perimeter, has arrived at.
     #[inline(always)]
-    fn device(&self) -> u32 {
+    pub(super) fn device(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.skb.skb).ifindex }
     }

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::generation::Generation;
 use super::origin::endpoint;
+use super::outlets::Outlets;
 use super::place::{Cgroups, Slice};
 use super::watch::until;
 use super::worker::{Stop, Worker};
@@ -102,6 +103,7 @@ pub struct Egress {
     cgroups: maps::HashMap<MapData, u64, u32>,
     lists: LpmTrie<MapData, Destination, u8>,
     generation: Generation,
+    outlets: Outlets,
     next: u32,
     /// What each list of this daemon holds.
     held: HashMap<u32, HashSet<(u32, Destination)>>,
@@ -123,6 +125,7 @@ impl Egress {
     pub(super) fn new(
         loaded: &mut programs::Loaded,
         generation: Generation,
+        outlets: Outlets,
     ) -> Result<Self, Error> {
         let cgroups: maps::HashMap<_, u64, u32> = loaded.map("CGROUPS")?.try_into()?;
         let lists: LpmTrie<_, Destination, u8> = loaded.map("DESTINATIONS")?.try_into()?;
@@ -130,6 +133,7 @@ impl Egress {
         let listed = lists.keys().map(|key| Ok(key?.data().policy));
         let highest = assigned
             .chain(listed)
+            .chain([Ok(outlets.highest())])
             .try_fold(FIRST_LIST, |highest, policy: Result<u32, MapError>| {
                 policy.map(|policy| highest.max(policy))
             })?;
@@ -137,6 +141,7 @@ impl Egress {
             cgroups,
             lists,
             generation,
+            outlets,
             next: highest + 1,
             held: HashMap::new(),
         })
@@ -185,6 +190,7 @@ impl Egress {
         self.cgroups
             .insert(cgroup.0, policy.0, 0)
             .map_err(full(Error::TooManyCgroups))?;
+        self.outlets.assign(cgroup, policy.0);
         Ok(self.generation.advance()?)
     }
 
@@ -203,6 +209,7 @@ impl Egress {
                 self.cgroups.remove(&cgroup)?;
             }
         }
+        self.outlets.tidy(&is_there);
         let keys: Vec<Key<Destination>> = self.lists.keys().collect::<Result<_, _>>()?;
         for key in keys {
             if !used.contains(&key.data().policy) {

@@ -52,9 +52,9 @@ impl Hook {
                  mount none into its file system"
             }
             Self::Perimeter => {
-                "packet sockets, TUN devices and sockets handed in from outside reach the database \
-                 from an agent's own namespace if that has a route: give it none, and no \
-                 CAP_NET_RAW or CAP_NET_ADMIN"
+                "packet sockets, TUN devices and sockets handed in from outside reach the database, \
+                 and what egress doesn't permit, from an agent's own namespace if that has a route: \
+                 give it none, and no CAP_NET_RAW or CAP_NET_ADMIN"
             }
             Self::Lsm => {
                 "AF_PACKET, AF_VSOCK, AF_SMC and AF_XDP sockets can be made with the capabilities \

@@ -13,7 +13,7 @@ use super::btf::Types;
 use super::hook::{Gap, Hook};
 use super::kernel;
 use super::perimeter::{self, Way};
-use super::unix;
+use super::{programs, unix};
 
 /// The kernel's list of security modules that are on.
 const LSM_LIST: &str = "/sys/kernel/security/lsm";
@@ -105,13 +105,9 @@ impl Optional {
 }
 
 fn load_perimeter(ebpf: &mut Ebpf) -> Result<(OwnedFd, Way), String> {
-    let program = match ebpf.program_mut(PERIMETER) {
-        Some(Program::SchedClassifier(program)) => program,
-        _ => return Err(format!("the eBPF object has no {PERIMETER}")),
-    };
-    program.load().map_err(|error| chain(&error))?;
-    let fd = program.fd().map_err(|error| chain(&error))?;
-    let fd = fd.as_fd().try_clone_to_owned();
+    programs::load_one(ebpf, PERIMETER).map_err(|error| chain(&error))?;
+    let fd = programs::program_fd(ebpf, PERIMETER).map_err(|error| chain(&error))?;
+    let fd = fd.try_clone_to_owned();
     let fd = fd.map_err(|error| error.to_string())?;
     let way = perimeter::find_way(fd.as_fd())?;
     Ok((fd, way))

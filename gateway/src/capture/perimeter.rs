@@ -2,9 +2,9 @@
 //! namespace.
 //!
 //! What an agent may have is redirected to loopback and never gets there, so each packet to a
-//! protected endpoint that does was made by something that no other hook sees. The classifier stays
-//! as long as the device, even when no agent lives behind it any more: a process that has left the
-//! slice may.
+//! protected endpoint that does was made by something that no other hook sees. What else passes is
+//! said in [`super::outlets`]. The classifier stays as long as the device, even when no agent lives
+//! behind it any more: a process that has left the slice may.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -173,6 +173,11 @@ pub(super) struct Around {
 }
 
 impl Around {
+    /// The indexes of the host's ends of what leads there.
+    pub(super) fn devices(&self) -> impl Iterator<Item = u32> {
+        self.ends.iter().map(|device| device.index)
+    }
+
     /// Which devices of the namespace have the perimeter at their other end, and which lead out of it
     /// otherwise.
     pub(super) fn coverage(&self, inside: &[Device]) -> Coverage {

@@ -13,7 +13,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Map, MapInfo};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use gateway_ebpf::{Address, Destination, Endpoint, Flow, LAYOUT, OriginKey, Socket};
+use gateway_ebpf::{Address, Destination, Endpoint, Flow, LAYOUT, OriginKey, Outlet, Socket};
 use nix::errno::Errno;
 use tracing::level_filters::LevelFilter;
 
@@ -56,7 +56,7 @@ const EXEC: &str = "sched_process_exec";
 const LOADS: usize = 5;
 
 /// The maps that outlive the daemon, with the sizes of their keys and values in bytes.
-const PINNED_MAPS: [(&str, usize, usize); 11] = [
+const PINNED_MAPS: [(&str, usize, usize); 12] = [
     ("ENDPOINTS", size_of::<Endpoint>(), size_of::<u8>()),
     ("ADDRESSES", size_of::<Address>(), size_of::<u8>()),
     ("LOCAL_PORTS", size_of::<u32>(), size_of::<u64>()),
@@ -72,6 +72,7 @@ const PINNED_MAPS: [(&str, usize, usize); 11] = [
         size_of::<Key<Destination>>(),
         size_of::<u8>(),
     ),
+    ("OUTLETS", size_of::<u32>(), size_of::<Outlet>()),
 ];
 
 /// Programs that are loaded, and may be attached.
@@ -142,7 +143,7 @@ fn load_object(slice: u64, pins: Option<&Path>) -> Result<(Ebpf, Optional), Erro
     Ok((ebpf, optional))
 }
 
-fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
+pub(super) fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
     let program = ebpf.program(name).ok_or(Error::Incomplete(name))?;
     let fd = program.fd().map_err(|source| Error::Program {
         program: name,
@@ -210,7 +211,7 @@ impl Loaded {
 }
 
 /// Loads a program. The verifier gives up with EAGAIN where a signal comes meanwhile.
-fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+pub(super) fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     for _ in 1..LOADS {
         match load_once(ebpf, name) {
             Err(Error::Program {
@@ -231,6 +232,7 @@ fn load_once(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::SockOps(program)) => program.load(),
         Some(Program::RawTracePoint(program)) => program.load(),
+        Some(Program::SchedClassifier(program)) => program.load(),
         Some(_) => Err(ProgramError::UnexpectedProgramType),
         None => return Err(Error::Incomplete(name)),
     };

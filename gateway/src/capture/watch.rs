@@ -6,6 +6,7 @@
 
 pub(super) mod coverage;
 mod members;
+mod residents;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ use super::fd_store::{self, Inherited};
 use super::namespaces::Namespaces;
 use super::netlink::{self, Netlink};
 use super::netns::Opened;
+use super::outlets::Outlets;
 use super::perimeter::{Around, Perimeter};
 use super::pins::Pins;
 use super::place::Slice;
@@ -32,6 +34,7 @@ use super::worker::{Stop, Worker};
 use super::{Error, kernel, netns};
 use coverage::Coverages;
 use members::each_member;
+use residents::Residents;
 
 /// Time between two scans.
 const SCAN_EVERY: Duration = Duration::from_millis(100);
@@ -100,7 +103,7 @@ pub(super) fn start(
     slice: &Slice,
     (events, listeners, isolated): Maps,
     (perimeter, strict): (Option<Perimeter>, bool),
-    (coverages, namespaces): (&Coverages, &Namespaces),
+    (coverages, namespaces, outlets): (&Coverages, &Namespaces, &Outlets),
     (inherited, pins): (Inherited, Pins),
 ) -> Result<(Watcher, Worker), Error> {
     let failed = || Error::io("the thread that watches namespaces can't be started");
@@ -116,6 +119,8 @@ pub(super) fn start(
         strict,
         coverages: coverages.clone(),
         namespaces: namespaces.clone(),
+        outlets: outlets.clone(),
+        scans: 0,
         sender,
         known: HashMap::new(),
         failed: HashSet::new(),
@@ -140,6 +145,9 @@ struct Watch {
     strict: bool,
     coverages: Coverages,
     namespaces: Namespaces,
+    outlets: Outlets,
+    /// How many there were, the present one included.
+    scans: u32,
     sender: UnboundedSender<NamespaceEvent>,
     /// By inode, which stays the namespace's as long as the listeners hold it.
     known: HashMap<u64, Known>,
@@ -153,6 +161,7 @@ struct Known {
     id: NetnsId,
     namespace: Arc<File>,
     idle: u32,
+    residents: Residents,
     around: Around,
     /// When its devices were looked at; `None` if that is to be done.
     looked: Option<Instant>,
@@ -180,6 +189,7 @@ impl Watch {
         self.inherit_all(inherited);
         self.scan();
         self.forget(&stale);
+        self.tell_residents();
         let mut next_scan = Instant::now() + SCAN_EVERY;
         let mut expected_until = Instant::now();
         while stop.wait(
@@ -195,8 +205,8 @@ impl Watch {
                     .for_each(|known| known.looked = None);
             }
             while let Some(event) = events.next() {
-                if let Some(tid) = event.first_chunk() {
-                    self.visit(u32::from_ne_bytes(*tid));
+                if let Some((cgroup, tid)) = member(&event) {
+                    self.visit(cgroup, tid);
                 }
             }
             if Instant::now() < expected_until {
@@ -211,6 +221,7 @@ impl Watch {
                 self.restore_pins();
                 next_scan = Instant::now() + SCAN_EVERY;
             }
+            self.tell_residents();
         }
     }
 
@@ -235,6 +246,7 @@ impl Watch {
     /// Looks at the namespaces of all processes below the slice, and takes the empty ones down.
     fn scan(&mut self) {
         self.failed.clear();
+        self.scans = self.scans.wrapping_add(1);
         for known in self.known.values_mut() {
             known.idle += 1;
         }
@@ -242,6 +254,9 @@ impl Watch {
         if self.known.values().any(|known| known.idle >= IDLE_SCANS) {
             // A single thread can live elsewhere than its process.
             self.visit_all("cgroup.threads");
+        }
+        for known in self.known.values_mut() {
+            known.residents.forget_before(self.scans);
         }
         let gone = self.known.extract_if(|_, known| known.idle >= IDLE_SCANS);
         for (id, port) in gone
@@ -259,18 +274,20 @@ impl Watch {
 
     /// Visits all processes or threads below the slice, as the file lists them.
     fn visit_all(&mut self, file: &str) {
-        each_member(&self.slice.clone(), file, &mut |id| self.visit(id));
+        each_member(&self.slice.clone(), file, &mut |cgroup, tid| {
+            self.visit(cgroup, tid);
+        });
     }
 
-    /// Makes sure that a thread's namespace has a listener. The thread may be gone by now.
-    fn visit(&mut self, tid: u32) {
+    /// Makes sure that the namespace of a thread of a cgroup has a listener. The thread may be gone by
+    /// now.
+    fn visit(&mut self, cgroup: u64, tid: u32) {
         let path = format!("/proc/{tid}/ns/net");
         let Ok(inode) = fs::metadata(&path).map(|meta| meta.ino()) else {
             return;
         };
-        if let Some(known) = self.known.get_mut(&inode) {
-            known.idle = 0;
-        } else if !self.failed.contains(&inode)
+        if !self.known.contains_key(&inode)
+            && !self.failed.contains(&inode)
             && let Err(error) = self.open(Path::new(&path))
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -279,6 +296,10 @@ impl Watch {
                 return;
             }
             tracing::warn!(tid, %error, "no listener in an agent's network namespace, so it has no database");
+        }
+        if let Some(known) = self.known.get_mut(&inode) {
+            known.idle = 0;
+            known.residents.insert(cgroup, self.scans);
         }
     }
 
@@ -335,6 +356,7 @@ impl Watch {
             id,
             namespace: Arc::clone(&namespace),
             idle: 0,
+            residents: Residents::default(),
             around: Around::default(),
             looked: None,
             port: opened.port,
@@ -410,6 +432,13 @@ impl Watch {
             }
         }
     }
+}
+
+/// The cgroup and the thread of an [`Event`](gateway_ebpf::Event).
+fn member(event: &[u8]) -> Option<(u64, u32)> {
+    let (cgroup, rest) = event.split_first_chunk()?;
+    let tid = u32::from_ne_bytes(*rest.first_chunk()?);
+    Some((u64::from_ne_bytes(*cgroup), tid))
 }
 
 /// When the slice is looked through next: at the next scan, or sooner while somebody is expected.

@@ -50,14 +50,14 @@ struct Governed {
 }
 
 /// The daemon's part in it.
-struct Policies {
-    egress: Egress,
+pub(crate) struct Policies {
+    pub(crate) egress: Egress,
     strangers: Strangers,
     runtime: Runtime,
 }
 
 impl Policies {
-    fn of(daemon: &mut Daemon) -> Self {
+    pub(crate) fn of(daemon: &mut Daemon) -> Self {
         let (egress, strangers) = daemon.egress();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -71,7 +71,7 @@ impl Policies {
     }
 
     /// Waits until this cgroup is reported.
-    fn stranger(&mut self, path: &str) -> Stranger {
+    pub(crate) fn stranger(&mut self, path: &str) -> Stranger {
         let find = async {
             loop {
                 let stranger = self.strangers.next().await.unwrap();
@@ -90,7 +90,7 @@ impl Policies {
         self.egress.assign(cgroup, policy).unwrap();
     }
 
-    fn list(&mut self, reach: &[Reach]) -> EgressPolicy {
+    pub(crate) fn list(&mut self, reach: &[Reach]) -> EgressPolicy {
         let policy = self.egress.list();
         self.egress.add(policy, reach).unwrap();
         policy
@@ -150,7 +150,7 @@ impl Governed {
 }
 
 /// As `SERVER`, for IPv6.
-const SIX: &str = r#"
+pub(crate) const SIX: &str = r#"
 import socket, sys
 s = socket.socket(socket.AF_INET6)
 s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -182,11 +182,11 @@ const NOTHING: [&str; 10] = [
     "EPERM",
 ];
 
-fn network(address: &str, length: u8) -> Network {
+pub(crate) fn network(address: &str, length: u8) -> Network {
     Network::new(address.parse().unwrap(), length).unwrap()
 }
 
-fn port(server: &Server) -> Option<u16> {
+pub(crate) fn port(server: &Server) -> Option<u16> {
     Some(server.port.parse().unwrap())
 }
 

@@ -106,7 +106,7 @@ fn a_daemons_successor_replaces_its_lsm_programs() {
     let first = Daemon::start(&stage, &[V4]);
     let count = |daemon: &Daemon| if daemon.lacks(Hook::Lsm) { 0 } else { 3 };
     let pins = || {
-        let all = std::fs::read_dir(stage.pins.join("layout-3")).unwrap();
+        let all = std::fs::read_dir(stage.pins.join("layout-4")).unwrap();
         let names = all.map(|pin| pin.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with("link_lsm_")).count()
     };

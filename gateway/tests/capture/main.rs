@@ -5,6 +5,7 @@ mod detect;
 mod egress;
 mod local;
 mod lsm;
+mod outlets;
 mod perimeter;
 mod pins;
 mod setup;
@@ -301,7 +302,7 @@ fn pins_of_another_version_are_refused() {
         Err(Error::ForeignPins { .. })
     ));
     fs::remove_dir(stage.pins.join("layout-0")).unwrap();
-    fs::remove_file(stage.pins.join("layout-3/ENDPOINTS")).unwrap();
+    fs::remove_file(stage.pins.join("layout-4/ENDPOINTS")).unwrap();
     assert!(matches!(
         Capture::start(&stage.settings()),
         Err(Error::ForeignPins { .. })
@@ -465,7 +466,7 @@ fn a_gap_is_reported_and_one_that_is_required_closed_stops_the_start() {
             assert_eq!(check(&settings).is_err_and(|p| p.fatal), lacks_lsm);
             assert_eq!(check(&stage.settings()).is_err_and(|p| !p.fatal), lacks_lsm);
             // Nothing was begun.
-            let pins = settings.pin_dir.join("layout-3");
+            let pins = settings.pin_dir.join("layout-4");
             let links = fs::read_dir(pins).unwrap().flatten();
             let links = links.filter(|pin| pin.file_name().to_string_lossy().starts_with("link_"));
             assert_eq!(links.count(), 0);

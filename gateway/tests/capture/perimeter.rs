@@ -10,9 +10,9 @@ use crate::{SERVER, TRY, wait_until};
 /// A stage whose namespace has a veth, with 10.<net>.<number>.1 on the host and .2 inside.
 pub(crate) struct Bridged {
     pub(crate) stage: Stage,
-    device: String,
+    pub(crate) device: String,
     pub(crate) host: String,
-    inside: String,
+    pub(crate) inside: String,
 }
 
 impl Bridged {

@@ -25,7 +25,7 @@ fn pins_that_are_removed_free_nobody_and_are_there_again_for_the_next_daemon() {
     let attempt = || stage.attempt("AF_INET", "10.77.0.1", "5432", "tcp");
     assert_eq!(attempt(), "weir");
 
-    let pins = stage.pins.join("layout-3");
+    let pins = stage.pins.join("layout-4");
     let before = names(&pins);
     fs::remove_dir_all(&pins).unwrap();
     assert_eq!(attempt(), "weir");

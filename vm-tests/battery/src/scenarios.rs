@@ -26,7 +26,7 @@ scenarios! {
     handed_connected handed_inside made_before connected_before
     leave_slice own_cgroup_mount nested_namespaces rewrite_back
     inbound simultaneous_open
-    unlisted_port split_startup split_unlisted fastopen_unlisted hidden_unlisted relay dns_tunnel
+    unlisted_port split_startup split_unlisted fastopen_unlisted hidden_unlisted relay relay_packet relay_tun dns_tunnel
     steal_descriptor ptrace exhaust_origins port_reuse
     pinned_maps delete_pins detach
     perimeter_required packet_required

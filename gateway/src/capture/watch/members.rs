@@ -1,20 +1,24 @@
 //! The processes and threads below a cgroup.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Calls `visit` with each id in `file` of each cgroup from `slice` down. Cgroups come and go
-/// meanwhile: what can't be read is passed over, the next scan sees it.
-pub(super) fn each_member(slice: &Path, file: &str, visit: &mut impl FnMut(u32)) {
+/// Calls `visit` with the id of each cgroup from `slice` down, and each id in `file` there. Cgroups
+/// come and go meanwhile: what can't be read is passed over, the next scan sees it.
+pub(super) fn each_member(slice: &Path, file: &str, visit: &mut impl FnMut(u64, u32)) {
     let mut pending = vec![slice.to_owned()];
     while let Some(cgroup) = pending.pop() {
-        if let Ok(members) = fs::read_to_string(cgroup.join(file)) {
+        if let Ok(members) = fs::read_to_string(cgroup.join(file))
+            && !members.is_empty()
+            && let Ok(id) = fs::metadata(&cgroup).map(|meta| meta.ino())
+        {
             // 0 is a process outside of our pid namespace.
             members
                 .lines()
-                .filter_map(|id| id.parse().ok())
-                .filter(|&id| id != 0)
-                .for_each(&mut *visit);
+                .filter_map(|member| member.parse().ok())
+                .filter(|&member| member != 0)
+                .for_each(|member| visit(id, member));
         }
         let Ok(entries) = fs::read_dir(&cgroup) else {
             continue;
@@ -40,7 +44,10 @@ mod tests {
         fs::write(root.path().join("cgroup.procs"), "1\n0\n").unwrap();
         fs::write(child.join("cgroup.procs"), "22\n333\n").unwrap();
         let mut seen = Vec::new();
-        each_member(root.path(), "cgroup.procs", &mut |pid| seen.push(pid));
-        assert_eq!(seen, [1, 22, 333]);
+        each_member(root.path(), "cgroup.procs", &mut |id, pid| {
+            seen.push((id, pid));
+        });
+        let [slice, child] = [root.path(), &child].map(|dir| fs::metadata(dir).unwrap().ino());
+        assert_eq!(seen, [(slice, 1), (child, 22), (child, 333)]);
     }
 }

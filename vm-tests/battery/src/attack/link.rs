@@ -15,6 +15,8 @@ use super::packet::{Flow, Way, from_ipv4, ipv4};
 use crate::sys;
 
 const ETH_IP: u16 = 0x0800;
+const ETH_ARP: u16 = 0x0806;
+const BROADCAST: [u8; 6] = [0xff; 6];
 const WAIT: Duration = Duration::from_millis(50);
 
 /// A listener that swallows everything that is sent to its port: with it the kernel, which knows
@@ -196,7 +198,6 @@ fn frame(from: [u8; 6], to: [u8; 6], kind: u16, packet: &[u8]) -> Vec<u8> {
 
 /// "I am `own`", for a frame that asks who has `address`.
 fn arp_answer(asked: &[u8], own: [u8; 6], address: IpAddr) -> Option<Vec<u8>> {
-    const ETH_ARP: u16 = 0x0806;
     let IpAddr::V4(address) = address else {
         return None;
     };
@@ -237,6 +238,27 @@ pub(crate) fn neighbour(address: Ipv4Addr) -> io::Result<[u8; 6]> {
         }
     }
     Err(io::Error::other(format!("{address} doesn't answer")))
+}
+
+/// The same, asked by a packet socket: where the kernel sends nothing there, it doesn't ask either.
+pub(crate) fn ask_station(interface: &str, own: Ipv4Addr, wanted: Ipv4Addr) -> io::Result<[u8; 6]> {
+    let protocol = Protocol::from(i32::from(ETH_ARP.to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
+    let to = sys::link_address(if_nametoindex(interface)?, ETH_ARP, BROADCAST);
+    let head = [0, 1, 8, 0, 6, 4, 0, 1];
+    let from = [&station(interface)?[..], &own.octets()].concat();
+    let question = [&head[..], &from, &[0; 6], &wanted.octets()].concat();
+    for _ in 0..20 {
+        socket.send_to(&question, &to)?;
+        if let Some(answer) = receive(&socket)?
+            && answer.get(6..8) == Some(&[0, 2])
+            && answer.get(14..18) == Some(&wanted.octets())
+            && let Some(station) = answer.get(8..14)
+        {
+            return station.try_into().map_err(io::Error::other);
+        }
+    }
+    Err(io::Error::other(format!("{wanted} doesn't answer")))
 }
 
 fn mac(text: &str) -> io::Result<[u8; 6]> {

@@ -35,7 +35,12 @@ pub(crate) trait Way {
 
 /// Asks the database over `way`.
 pub(crate) fn ask(way: &mut impl Way, flow: Flow) -> Outcome {
-    match converse(way, flow) {
+    ask_in(way, flow, |_| {})
+}
+
+/// The same in a cipher, which is its own inverse, byte by byte.
+pub(crate) fn ask_in(way: &mut impl Way, flow: Flow, cipher: fn(&mut [u8])) -> Outcome {
+    match converse(way, flow, cipher) {
         Ok(reply) if reply.is_empty() => Outcome::Stopped("connected, and no answer".to_owned()),
         Ok(reply) => Outcome::Reply(reply),
         Err(error) => Outcome::stopped("own TCP", &error),
@@ -44,7 +49,7 @@ pub(crate) fn ask(way: &mut impl Way, flow: Flow) -> Outcome {
 
 /// A connection from SYN to the answer's end. The peer is left to find out by itself that nobody
 /// is there any more.
-fn converse(way: &mut impl Way, flow: Flow) -> io::Result<Vec<u8>> {
+fn converse(way: &mut impl Way, flow: Flow, cipher: fn(&mut [u8])) -> io::Result<Vec<u8>> {
     const START: u32 = 0x1000_0000;
     let syn = segment(&flow, START, 0, SYN, &[]);
     let answer = exchange(way, &flow, &syn, patience() * 2, |s| {
@@ -55,7 +60,8 @@ fn converse(way: &mut impl Way, flow: Flow) -> io::Result<Vec<u8>> {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     let mut next = answer.number.wrapping_add(1);
-    let question = pg::flight();
+    let mut question = pg::flight();
+    cipher(&mut question);
     way.send(&flow, &segment(&flow, START + 1, next, ACK, &[]))?;
     let asked = segment(&flow, START + 1, next, ACK | PSH, &question);
     let own = START + 1 + u32::try_from(question.len()).unwrap_or(0);
@@ -68,7 +74,7 @@ fn converse(way: &mut impl Way, flow: Flow) -> io::Result<Vec<u8>> {
             way.send(&flow, &asked)?;
             sent = Some(Instant::now());
         }
-        let Some(segment_in) = receive(way, &flow)? else {
+        let Some(mut segment_in) = receive(way, &flow)? else {
             continue;
         };
         if segment_in.flags & RST != 0 {
@@ -76,6 +82,7 @@ fn converse(way: &mut impl Way, flow: Flow) -> io::Result<Vec<u8>> {
         }
         if segment_in.number == next && !segment_in.data.is_empty() {
             next = next.wrapping_add(u32::try_from(segment_in.data.len()).unwrap_or(0));
+            cipher(&mut segment_in.data);
             reply.extend(segment_in.data);
             way.send(&flow, &segment(&flow, own, next, ACK, &[]))?;
         }

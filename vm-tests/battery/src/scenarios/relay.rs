@@ -17,7 +17,7 @@ use crate::{
     stage::{Prop, Stage, THIRD},
 };
 
-const PORT: u16 = 443;
+pub(super) const PORT: u16 = 443;
 
 pub(super) const SCENARIO: Scenario = Scenario::new(
     "relay",
@@ -35,13 +35,13 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
 .with(accomplice);
 
 /// The same host at another port, and another host at the same.
-const OTHERS: &str = "[\"10.78.0.2:22\", \"10.78.0.3:443\"]";
+pub(super) const OTHERS: &str = "[\"10.78.0.2:22\", \"10.78.0.3:443\"]";
 
 pub(super) fn gap(_: &Kernel) -> Expect {
     Expect::Gap("a relay on a third host")
 }
 
-fn accomplice(stage: &Stage) -> Result<Prop> {
+pub(super) fn accomplice(stage: &Stage) -> Result<Prop> {
     props::one(stage, &["relay", &format!("{THIRD}:{PORT}")])
 }
 

@@ -2,7 +2,11 @@
 //! been received, and its namespace forwards them. No socket sends them. The address is one of the
 //! container's own network, for which the namespace answers.
 
-use std::{fs, net::Ipv4Addr, process::Command};
+use std::{
+    fs::{self, File},
+    net::Ipv4Addr,
+    process::Command,
+};
 
 use anyhow::{Result, ensure};
 
@@ -29,7 +33,7 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
 )
 .with(tunnel_device);
 
-fn without_perimeter(_: &Kernel) -> Expect {
+pub(super) fn without_perimeter(_: &Kernel) -> Expect {
     Expect::Gap("NET_ADMIN without a perimeter")
 }
 
@@ -42,6 +46,18 @@ pub(super) fn tunnel_device(_: &Stage) -> Result<Prop> {
 }
 
 fn attack(target: &Target) -> Result<Outcome> {
+    let (device, guest) = forwarded(target)?;
+    let flow = Flow {
+        from: guest.into(),
+        to: (*target.v4.ip()).into(),
+        from_port: target.fresh_port(),
+        to_port: target.v4.port(),
+    };
+    Ok(packet::ask(&mut Tun(device), flow))
+}
+
+/// A TUN device behind which there is a guest, for whom the namespace forwards.
+pub(super) fn forwarded(target: &Target) -> Result<(File, Ipv4Addr)> {
     let [a, b, c, _] = target.own_v4().octets();
     let guest = Ipv4Addr::new(a, b, c, 66);
     let device = sys::tunnel("tun0", false)?;
@@ -51,13 +67,7 @@ fn attack(target: &Target) -> Result<Outcome> {
     for (file, value) in [("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/tun0/rp_filter", "0")] {
         fs::write(format!("/proc/sys/net/ipv4/{file}"), value)?;
     }
-    let flow = Flow {
-        from: guest.into(),
-        to: (*target.v4.ip()).into(),
-        from_port: target.fresh_port(),
-        to_port: target.v4.port(),
-    };
-    Ok(packet::ask(&mut Tun(device), flow))
+    Ok((device, guest))
 }
 
 /// Runs `ip`.
