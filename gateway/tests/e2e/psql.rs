@@ -23,7 +23,8 @@ fn a_query_is_answered_over_ipv4_ipv6_and_v4_mapped_addresses() -> Result<()> {
 #[test]
 fn an_agent_in_the_hosts_namespace_is_intercepted_too() -> Result<()> {
     let stage = Stage::new()?;
-    let agent = stage.world.agent("coder", Network::Host)?;
+    let mut agent = stage.world.agent("coder", Network::Host)?;
+    agent.settle()?;
     let seen = agent.psql("SELECT ssn FROM customers WHERE id = 1")?;
     assert_eq!(seen.stdout, "*******6789", "{seen:?}");
     Ok(())

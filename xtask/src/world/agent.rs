@@ -57,11 +57,14 @@ impl Finished {
     }
 }
 
-/// Whether any socket of a `/proc/<pid>/net/tcp` listens: state 0A, the fourth field.
+/// Whether Weir listens, by a `/proc/<pid>/net/tcp`: a socket with an address on loopback, the second
+/// field, in state 0A, the fourth. In the host's namespace others listen too, at addresses that can be
+/// reached.
 fn listens(table: &str) -> bool {
-    table
-        .lines()
-        .any(|line| line.split_whitespace().nth(3) == Some("0A"))
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        matches!(fields[..], [_, local, _, "0A", ..] if local.starts_with("0100007F:"))
+    })
 }
 
 /// An agent. Dropping it ends its processes and removes its cgroup and namespace.
@@ -74,7 +77,7 @@ pub struct Agent {
     init: Option<Process>,
     // Before the namespace: its processes must be gone first.
     _cgroup: Cgroup,
-    own: Option<Namespace>,
+    _own: Option<Namespace>,
     _host: Arc<Namespace>,
 }
 
@@ -112,7 +115,7 @@ impl Agent {
             count,
             init: None,
             _cgroup: cgroup,
-            own,
+            _own: own,
             _host: Arc::clone(host),
         })
     }
@@ -121,8 +124,7 @@ impl Agent {
     /// and Weir listens in its namespace. In a namespace that Weir hasn't noticed yet a connect is
     /// refused, and one without a process is forgotten. Weir has to run.
     pub fn settle(&mut self) -> Result<()> {
-        let Some(own) = &self.own else { return Ok(()) };
-        let namespace = fs::metadata(own.path())?.ino();
+        let namespace = fs::metadata(self.netns())?.ino();
         let mut sleep = self.place.command("sleep", Signal::SIGTERM);
         sleep.arg("infinity");
         let log = self.home.join("init.log");
