@@ -207,7 +207,8 @@ impl Weir {
             ..
         } = self;
         let mut told = String::new();
-        let ready = process.until(Duration::from_secs(30), || {
+        // The kernel takes its time over the programs: 15 s on an emulated machine, if that is alone.
+        let ready = process.until(Duration::from_secs(90), || {
             let finished = cli(site, setup, &["status", "--json"]);
             finished.is_ok_and(|finished| {
                 told = finished.stderr.clone();

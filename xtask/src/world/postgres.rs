@@ -107,7 +107,7 @@ fn launch(namespace: &Namespace, data: &Path, sockets: &[String]) -> Result<Post
     // Immediate shutdown: whatever is in there is thrown away anyway.
     let log = data.join("server.log");
     let mut process = Process::start("PostgreSQL", command, &log, Signal::SIGQUIT)?;
-    process.until(Duration::from_secs(30), || {
+    process.until(Duration::from_secs(90), || {
         let mut probe = Command::new("pg_isready");
         probe.arg("-q").arg("-h").arg(data);
         probe.status().is_ok_and(|status| status.success())
