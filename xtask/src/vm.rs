@@ -16,6 +16,8 @@ use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read, Write as _},
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::Instant,
 };
 
@@ -61,58 +63,95 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         nix::unistd::geteuid().is_root(),
         "the battery loads eBPF programs and makes cgroups and network namespaces: run it as root"
     );
-    let mut steps = Steps::new("vm-test", 3 + kernels.len());
+    let (hosts, machines): (Vec<Kernel>, Vec<Kernel>) = kernels
+        .iter()
+        .partition(|kernel| kernel.package().is_none());
+    let batteries = hosts.len() + usize::from(!machines.is_empty());
+    let mut steps = Steps::new("vm-test", 3 + batteries);
     steps.step("looking for what the battery needs", || {
         setup::run()?;
-        setup::battery(kernels.iter().any(|kernel| *kernel != Kernel::Host))
+        setup::battery(!machines.is_empty())
     })?;
     steps.step("building the eBPF programs", ebpf::run)?;
     let mut build = cargo();
     build.args(["build", "--package", "weir", "--package", "weir-battery"]);
     steps.quietly("building Weir and the battery", &mut build)?;
-    let runs = kernels
-        .iter()
-        .map(|kernel| {
-            steps.step(&format!("the battery on {kernel}"), || {
-                on(*kernel, &args.filter)
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut runs = Vec::new();
+    for host in hosts {
+        let name = format!("the battery on {host}");
+        runs.push(steps.step(&name, || natively(&args.filter))?);
+    }
+    if !machines.is_empty() {
+        let names: Vec<String> = machines.iter().map(Kernel::to_string).collect();
+        let name = format!("the battery on {}", names.join(", "));
+        runs.extend(steps.step(&name, || in_machines(&machines, &args.filter))?);
+    }
     table::print(&runs);
     let failed: usize = runs.iter().map(Run::failed).sum();
     ensure!(failed == 0, "{failed} cases are not as they should be");
     Ok(())
 }
 
-/// The battery on one kernel.
-fn on(kernel: Kernel, filter: &[String]) -> Result<Run> {
-    match kernel.package() {
-        None => natively(filter),
-        Some(package) => in_a_machine(kernel, &kernel::fetch(package)?, filter),
-    }
+/// Machines at once: an emulated one has use for little more than one core.
+const AT_ONCE: usize = 2;
+
+/// The battery on each of these kernels.
+fn in_machines(kernels: &[Kernel], filter: &[String]) -> Result<Vec<Run>> {
+    let waiting = Mutex::new(kernels.iter().enumerate());
+    // Kernels share files, which are made one after the other.
+    let making = Mutex::new(());
+    let work = || {
+        let mut runs = Vec::new();
+        loop {
+            let next = lock(&waiting).next();
+            let Some((place, kernel)) = next else {
+                return runs;
+            };
+            runs.push((place, in_a_machine(*kernel, filter, &making)));
+        }
+    };
+    let mut runs = thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let done = workers.into_iter().map(|worker| worker.join());
+        done.flat_map(|runs| runs.expect("a worker doesn't panic"))
+            .collect::<Vec<_>>()
+    });
+    runs.sort_by_key(|(place, _)| *place);
+    runs.into_iter().map(|(_, run)| run).collect()
 }
 
-fn in_a_machine(kernel: Kernel, files: &kernel::Files, filter: &[String]) -> Result<Run> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn in_a_machine(kernel: Kernel, filter: &[String], making: &Mutex<()>) -> Result<Run> {
+    let made = lock(making);
+    let package = kernel.package().context("the host is no machine")?;
+    let files = &kernel::fetch(package)?;
+    let kvm = qemu::kvm_works(files)?;
     let parameters = format!("lsm={} loglevel=4", kernel.security());
     if kernel == Kernel::Podman {
         // The disk's changes are nobody's: writing them back takes time, and 6.12 has died of it.
         let quiet = "sysctl.vm.dirty_writeback_centisecs=0 systemd.show_status=0";
         let disk = systemd::make(files, filter)?;
+        drop(made);
         let machine = qemu::Machine {
             files,
             initrd: &disk.initrd,
             disk: Some(&disk.image),
             parameters: &format!("{parameters} {quiet} systemd.log_level=warning"),
         };
-        return qemu::boot(kernel, &machine);
+        return qemu::boot(kernel, &machine, kvm);
     }
+    let initrd = &image::make(files, filter)?;
+    drop(made);
     let machine = qemu::Machine {
         files,
-        initrd: &image::make(files, filter)?,
+        initrd,
         disk: None,
         parameters: &parameters,
     };
-    qemu::boot(kernel, &machine)
+    qemu::boot(kernel, &machine, kvm)
 }
 
 fn natively(filter: &[String]) -> Result<Run> {
