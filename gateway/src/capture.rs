@@ -46,6 +46,7 @@ mod unix;
 mod watch;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -244,13 +245,13 @@ impl Capture {
         })
     }
 
-    /// Makes exactly these the protected endpoints; for those on this host, also its other addresses
-    /// with their ports. Those that stay are never absent in between.
+    /// Makes exactly these the protected endpoints, given datastore by datastore; for those on this host,
+    /// also its other addresses with their ports. Those that stay are never absent in between.
     ///
     /// # Errors
     /// Too many, or the kernel's refusal; what was protected before then still is.
-    pub fn set_endpoints(&mut self, endpoints: &[SocketAddr]) -> Result<(), Error> {
-        self.endpoints.set(endpoints)
+    pub fn set_endpoints(&mut self, datastores: &[BTreeSet<SocketAddr>]) -> Result<(), Error> {
+        self.endpoints.set(datastores)
     }
 
     /// Starts to open a listener in each network namespace that an agent lives in, but for those of

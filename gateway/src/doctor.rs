@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::capture::{self, Capture};
+use crate::causes::chain;
 use crate::config::{self, Config};
 use crate::control;
 use crate::policy_store::PolicyStore;
@@ -270,21 +271,6 @@ async fn agents(socket: &Path) -> Vec<Check> {
         ));
     }
     checks
-}
-
-/// An error and what caused it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Wrapped errors (a TLS error in an I/O error) tell the same thing twice.
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -29,12 +29,13 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | pure: no tokio, no files, no clock | `identity`, `detect`, `wire`, `catalog`, `sql`, `policy`, `mask`, `judge` |
+//! | pure: no tokio, no files, no clock | `causes`, `identity`, `detect`, `wire`, `catalog`, `sql`, `policy`, `mask`, `judge` |
 //! | edge | `capture`, `agents`, `tls`, `credential`, `upstream`, `startup`, `preflight`, `record`, `policy_store` |
 //! | flow | `session`, `names`, `listener` |
 //! | top | `config`, `control`, `daemon`, `doctor`, `cli` |
 
 pub mod catalog;
+pub mod causes;
 pub mod detect;
 pub mod identity;
 pub mod judge;

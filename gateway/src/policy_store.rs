@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    causes::chain,
     credential,
     mask::Key,
     policy::{self, Diagnostic, KeySource, Mode, Policy, Source},
@@ -362,16 +363,6 @@ fn lines(diagnostics: &[Diagnostic]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ pub use judging::Who;
 pub use link::{Error, Results};
 pub use tally::{Counts, Tally};
 
+use crate::causes::chain;
 use crate::identity::{Identity, Unknown};
 use crate::policy::Deny;
 use crate::policy_store::Active;
@@ -426,16 +427,6 @@ async fn end(left: relay::Left<Client, upstream::Stream>, key: &directory::Key) 
         Ok(End::ClientQuit | End::ClientLost) | Err(Error::ClientIo(_)) => {}
         Err(error) => goodbye(client, "57P03", error.for_client()).await,
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Tells a client whose start-up can't be served, where that can be told.

@@ -2,7 +2,7 @@
 //! database that runs on it can be reached.
 //!
 //! A database on this host may listen at all of its addresses, so each of them with its port is
-//! protected as well, and means the datastore that is configured. Where two databases of this host
+//! protected as well, and means the datastore that is configured. Where two datastores of this host
 //! share a port, the other addresses mean neither: a connection there is redirected, and closed.
 //! Loopback addresses that nobody configured count in the host's own namespace only; in another one
 //! they are that one's.
@@ -60,11 +60,15 @@ impl Aliases {
             .retain(|endpoint, _| endpoints.contains(endpoint));
     }
 
-    fn set_local(&self, local: HashMap<SocketAddr, SocketAddr>, configured: &[SocketAddr]) {
+    fn set_local(
+        &self,
+        local: HashMap<SocketAddr, SocketAddr>,
+        configured: &[BTreeSet<SocketAddr>],
+    ) {
         let mut meanings = self.0.write().unwrap_or_else(PoisonError::into_inner);
         meanings.local = local;
         // These mean themselves now.
-        configured.iter().for_each(|endpoint| {
+        configured.iter().flatten().for_each(|endpoint| {
             meanings.learned.remove(endpoint);
         });
     }
@@ -108,8 +112,9 @@ impl Endpoints {
         })
     }
 
-    /// Makes exactly these the configured endpoints. Those that stay are never absent in between.
-    pub(super) fn set(&self, configured: &[SocketAddr]) -> Result<(), Error> {
+    /// Makes exactly these the configured endpoints, datastore by datastore. Those that stay are never
+    /// absent in between.
+    pub(super) fn set(&self, configured: &[BTreeSet<SocketAddr>]) -> Result<(), Error> {
         let mut table = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         table.apply(configured)?;
         table.configured = Some(configured.to_vec());
@@ -141,11 +146,11 @@ struct Table {
     generation: Generation,
     aliases: Aliases,
     /// `None` until the daemon has said; until then what an earlier one said stays.
-    configured: Option<Vec<SocketAddr>>,
+    configured: Option<Vec<BTreeSet<SocketAddr>>>,
 }
 
 impl Table {
-    fn apply(&mut self, configured: &[SocketAddr]) -> Result<(), Error> {
+    fn apply(&mut self, configured: &[BTreeSet<SocketAddr>]) -> Result<(), Error> {
         let local =
             local_addresses().map_err(Error::io("this host's addresses can't be listed"))?;
         let plan = Plan::new(configured, &local);
@@ -158,7 +163,7 @@ impl Table {
         written
     }
 
-    fn write(&mut self, plan: Plan, configured: &[SocketAddr]) -> Result<(), Error> {
+    fn write(&mut self, plan: Plan, configured: &[BTreeSet<SocketAddr>]) -> Result<(), Error> {
         // What is new first, what is meant by it before that; what is over last.
         self.aliases.set_local(plan.aliases, configured);
         let mut words = vec![0_u64; PORT_WORDS];
@@ -212,21 +217,29 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(configured: &[SocketAddr], local: &BTreeSet<IpAddr>) -> Self {
+    fn new(configured: &[BTreeSet<SocketAddr>], local: &BTreeSet<IpAddr>) -> Self {
         let mut plan = Self::default();
-        // By port, the configured endpoints that are on this host.
-        let mut here: BTreeMap<u16, Vec<SocketAddr>> = BTreeMap::new();
-        for address in configured {
-            plan.protect(address, ANYWHERE);
-            let ip = address.ip().to_canonical();
-            if ip.is_loopback() || local.contains(&ip) {
-                here.entry(address.port()).or_default().push(*address);
+        // By port, an endpoint on this host of each datastore that has one.
+        let mut here: BTreeMap<u16, BTreeMap<usize, SocketAddr>> = BTreeMap::new();
+        for (datastore, addresses) in configured.iter().enumerate() {
+            for address in addresses {
+                plan.protect(address, ANYWHERE);
+                let ip = address.ip().to_canonical();
+                if ip.is_loopback() || local.contains(&ip) {
+                    let databases = here.entry(address.port()).or_default();
+                    databases.entry(datastore).or_insert(*address);
+                }
             }
         }
         for (port, databases) in here {
             plan.local_ports.insert(port);
+            let mut databases = databases.into_values();
+            let only = databases.next().filter(|_| databases.next().is_none());
             for other in local.iter().map(|ip| SocketAddr::new(*ip, port)) {
-                if configured.contains(&other) {
+                if configured
+                    .iter()
+                    .any(|addresses| addresses.contains(&other))
+                {
                     continue;
                 }
                 let scope = if other.ip().is_loopback() {
@@ -235,7 +248,7 @@ impl Plan {
                     ANYWHERE
                 };
                 plan.protect(&other, scope);
-                if let [database] = databases[..] {
+                if let Some(database) = only {
                     plan.aliases.insert(other, database);
                 }
             }
@@ -257,14 +270,21 @@ impl Plan {
 mod tests {
     use super::*;
 
-    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+    fn addresses(texts: &[&str]) -> BTreeSet<SocketAddr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn plan(configured: &[&str]) -> Plan {
+    /// The plan for these datastores.
+    fn plan_of(datastores: &[&[&str]]) -> Plan {
         let local = ["127.0.0.1", "::1", "192.0.2.7", "fe80::7"];
         let local = local.iter().map(|ip| ip.parse().unwrap()).collect();
-        Plan::new(&addresses(configured), &local)
+        let configured: Vec<_> = datastores.iter().map(|texts| addresses(texts)).collect();
+        Plan::new(&configured, &local)
+    }
+
+    /// The plan for one datastore.
+    fn plan(configured: &[&str]) -> Plan {
+        plan_of(&[configured])
     }
 
     fn scope(plan: &Plan, text: &str) -> Option<u8> {
@@ -306,7 +326,7 @@ mod tests {
 
     #[test]
     fn an_address_that_could_be_either_databases_is_nobodys() {
-        let plan = plan(&["127.0.0.1:5432", "192.0.2.7:5432", "127.0.0.1:5433"]);
+        let plan = plan_of(&[&["127.0.0.1:5432"], &["192.0.2.7:5432", "127.0.0.1:5433"]]);
         assert_eq!(scope(&plan, "[::1]:5432"), Some(ON_HOST));
         assert!(!plan.aliases.contains_key(&"[::1]:5432".parse().unwrap()));
         assert!(plan.aliases.contains_key(&"[::1]:5433".parse().unwrap()));
@@ -315,6 +335,16 @@ mod tests {
                 .aliases
                 .contains_key(&"192.0.2.7:5432".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn a_database_that_is_configured_twice_is_still_one() {
+        let plan = plan(&["127.0.0.1:5432", "[::1]:5432", "10.0.0.1:5432"]);
+        let meant = "127.0.0.1:5432".parse().unwrap();
+        for other in ["192.0.2.7:5432", "[fe80::7]:5432"] {
+            assert_eq!(plan.aliases.get(&other.parse().unwrap()), Some(&meant));
+        }
+        assert_eq!(plan.aliases.len(), 2);
     }
 
     #[test]

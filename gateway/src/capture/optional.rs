@@ -14,6 +14,7 @@ use super::hook::{Gap, Hook};
 use super::kernel;
 use super::perimeter::{self, Way};
 use super::{programs, unix};
+use crate::causes::chain;
 
 /// The kernel's list of security modules that are on.
 const LSM_LIST: &str = "/sys/kernel/security/lsm";
@@ -154,17 +155,6 @@ fn attach_lsm(program: BorrowedFd<'_>, pin: Option<&Path>) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => kernel::pin(link.as_fd(), pin),
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! What `weir doctor` asks about the kernel: each check with what to do if it fails.
 
-use std::error::Error as _;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -10,6 +9,7 @@ use nix::sys::statfs::BPF_FS_MAGIC;
 use nix::sys::utsname::uname;
 
 use super::{Error, Gap, Hook, Settings, place, programs};
+use crate::causes::chain;
 
 /// The oldest kernel that Weir is tested on.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -54,13 +54,7 @@ impl Problem {
     }
 
     fn of(error: &Error, fix: &str) -> Self {
-        let mut what = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            what = format!("{what}: {cause}");
-            source = cause.source();
-        }
-        Self::new(what, fix)
+        Self::new(chain(error), fix)
     }
 }
 

@@ -107,9 +107,9 @@ impl Datastores {
         self.names.send_replace(Arc::new(resolved.clone()));
     }
 
-    /// All addresses.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.endpoints.borrow().keys().copied().collect()
+    /// The addresses of each datastore.
+    pub(super) fn addresses(&self) -> Vec<BTreeSet<SocketAddr>> {
+        self.by_name().into_values().collect()
     }
 
     /// Where the connections go that agents have tried to make elsewhere: to an address of the datastore

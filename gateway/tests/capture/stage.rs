@@ -469,8 +469,8 @@ impl Daemon {
     }
 
     pub(crate) fn set_endpoints(&mut self, endpoints: &[&str]) {
-        let addresses: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
-        self.capture.set_endpoints(&addresses).unwrap();
+        let addresses = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        self.capture.set_endpoints(&[addresses]).unwrap();
     }
 
     /// The next connection.
@@ -577,7 +577,8 @@ pub(crate) fn serve_until_killed() {
         governed: false,
     };
     let mut capture = Capture::start(&settings).unwrap();
-    capture.set_endpoints(&[V4.parse().unwrap()]).unwrap();
+    let database = [V4.parse().unwrap()].into();
+    capture.set_endpoints(&[database]).unwrap();
     let watcher = capture.watch(Inherited::default()).unwrap();
     println!("serving");
     let (connections, _accepted) = mpsc::channel();
