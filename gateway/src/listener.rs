@@ -31,8 +31,8 @@ pub type Endpoints = HashMap<SocketAddr, Arc<Datastore>>;
 
 /// Connections that wait for a worker; more wait in the kernel's backlog.
 const QUEUE: usize = 256;
-/// Threads of a worker that analyse long texts; more of them wait.
-const ANALYSING: usize = 2;
+/// Threads of a worker for what takes a while: logging in, reading credentials, analysing long texts.
+const BLOCKING: usize = 16;
 /// After a failed accept (no file descriptors, say), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -87,7 +87,7 @@ impl Workers {
             let tally = Arc::new(Tally::default());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
-                .max_blocking_threads(ANALYSING)
+                .max_blocking_threads(BLOCKING)
                 .build()?;
             let (environment, counted) = (environment.clone(), Arc::clone(&tally));
             let thread = std::thread::Builder::new()

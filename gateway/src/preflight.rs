@@ -17,7 +17,7 @@ mod process;
 use mounts::Mounts;
 use process::Process;
 
-/// Processes that are remembered; from here on those that have ended are forgotten.
+/// Processes that are remembered; then all are forgotten, and looked at again.
 const REMEMBERED: usize = 4096;
 
 /// How bad it is.
@@ -159,7 +159,8 @@ impl Shared {
         }
         let mut known = self.lock();
         if known.len() >= REMEMBERED {
-            known.retain(|key, _| process::started(key.1).is_ok_and(|start| start == key.2));
+            // To ask which of them have ended would have all sessions wait.
+            known.clear();
         }
         known.insert(key, Arc::clone(&findings));
         Ok(findings)

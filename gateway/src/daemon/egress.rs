@@ -6,9 +6,12 @@
 //! two, gets none of it. While a container runtime doesn't say whose a cgroup is, it stays a stranger,
 //! and the kernel asks again.
 
+mod lookups;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -17,6 +20,7 @@ use crate::capture::{self, CgroupId, Cgroups, EgressPolicy, Network, Reach, Stra
 use crate::config::{self, Config, Listed, Place};
 use crate::identity::{Process, Unknown};
 use crate::names::{Answer, is_searched_for};
+use lookups::LookUps;
 
 /// See the module.
 pub(super) struct Egress {
@@ -24,6 +28,7 @@ pub(super) struct Egress {
     cgroups: Cgroups,
     policies: HashMap<Arc<str>, EgressPolicy>,
     names: Vec<ListedName>,
+    lookups: LookUps,
     state: Mutex<State>,
 }
 
@@ -41,7 +46,12 @@ struct State {
     asking: HashSet<CgroupId>,
     /// Names that didn't resolve the last time: said once.
     unresolved: HashSet<String>,
+    /// When room was last made for more cgroups.
+    made_room: Option<Instant>,
 }
+
+/// Less often, cgroups that are too many wait for [`Egress::refresh`].
+const MAKE_ROOM_EVERY: Duration = Duration::from_secs(10);
 
 impl State {
     /// Lets these addresses of a listed name be reached.
@@ -85,11 +95,13 @@ impl Egress {
             cgroups: strangers.cgroups(),
             policies,
             names,
+            lookups: LookUps::default(),
             state: Mutex::new(State {
                 kernel,
                 assigned: HashSet::new(),
                 asking: HashSet::new(),
                 unresolved: HashSet::new(),
+                made_room: None,
             }),
         })
     }
@@ -119,7 +131,7 @@ impl Egress {
                 Answer::Refused
             };
         }
-        let Ok(found) = resolve(name).await else {
+        let Ok(found) = self.lookups.resolve(name).await else {
             return Answer::Failed;
         };
         let mut state = self.state();
@@ -140,7 +152,7 @@ impl Egress {
     /// are gone.
     pub(super) async fn refresh(&self) {
         for listed in &self.names {
-            let found = resolve(&listed.name).await;
+            let found = self.lookups.resolve(&listed.name).await;
             let mut state = self.state();
             match found {
                 Ok(found) => {
@@ -167,6 +179,22 @@ impl Egress {
         }
     }
 
+    /// Forgets cgroups that are gone, unless that was done just now: an agent may have made more of
+    /// them than there is room for, and looking at all takes half a second.
+    fn make_room(&self) -> Result<(), capture::Error> {
+        let now = Instant::now();
+        let mut state = self.state();
+        if state
+            .made_room
+            .is_some_and(|made| now - made < MAKE_ROOM_EVERY)
+        {
+            return Err(capture::Error::TooManyCgroups);
+        }
+        state.made_room = Some(now);
+        drop(state);
+        self.tidy()
+    }
+
     fn tidy(&self) -> Result<(), capture::Error> {
         let is_there = |cgroup| self.cgroups.path(cgroup).is_ok();
         let mut state = self.state();
@@ -186,9 +214,8 @@ impl Egress {
         let assigned = match assigned {
             // Those that are gone make room.
             Some((policy, Err(capture::Error::TooManyCgroups))) => {
-                let tidied = self.tidy();
-                tidied
-                    .and_then(|()| self.state().kernel.assign(cgroup, policy))
+                let room = self.make_room();
+                room.and_then(|()| self.state().kernel.assign(cgroup, policy))
                     .map(|()| true)
             }
             Some((_, result)) => result.map(|()| true),
@@ -251,10 +278,4 @@ fn listed_names(policy: EgressPolicy, list: &[Listed]) -> impl Iterator<Item = L
             port: listed.port,
         }),
     })
-}
-
-/// The addresses of a name, by the host's own ways to resolve one.
-async fn resolve(name: &str) -> std::io::Result<HashSet<IpAddr>> {
-    let found = tokio::net::lookup_host((name, 0)).await?;
-    Ok(found.map(|address| address.ip()).collect())
 }

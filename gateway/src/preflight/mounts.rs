@@ -1,6 +1,7 @@
 //! What a mount namespace shows, by its text in `/proc/PID/mountinfo` alone: no path of an agent is
 //! ever walked, as its file systems may answer as they like, or never.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -26,14 +27,23 @@ pub(super) struct Location {
     path: PathBuf,
 }
 
-/// The mounts of a namespace, in the kernel's order.
+/// The mounts of a namespace, which may be as many as an agent likes: nothing here takes longer for
+/// each of them the more there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Mounts(Vec<Mount>);
+pub(super) struct Mounts {
+    /// In the kernel's order.
+    all: Vec<Mount>,
+    /// The last one at each place.
+    last: HashMap<PathBuf, usize>,
+}
 
 impl Mounts {
     /// Reads mountinfo. A line that isn't understood is left out; the kernel writes none.
     pub(super) fn parse(text: &[u8]) -> Self {
-        Self(text.split(|&b| b == b'\n').filter_map(mount).collect())
+        let all: Vec<_> = text.split(|&b| b == b'\n').filter_map(mount).collect();
+        let places = all.iter().map(|mount| mount.place.clone());
+        let last = places.zip(0..).collect();
+        Self { all, last }
     }
 
     /// Where the file at an absolute path really is.
@@ -58,7 +68,7 @@ impl Mounts {
 
     /// The mounts through which a file can be seen.
     fn views(&self, file: &Location) -> impl Iterator<Item = &Mount> {
-        self.0.iter().filter(|mount| {
+        self.all.iter().filter(|mount| {
             let rest = file.path.strip_prefix(&mount.root);
             mount.device == file.device
                 && rest.is_ok_and(|rest| self.governs(&join(&mount.place, rest)) == Some(mount))
@@ -67,7 +77,7 @@ impl Mounts {
 
     /// The parts of a kind of file system that can be written and aren't hidden by other mounts.
     pub(super) fn writable(&self, kind: &str) -> impl Iterator<Item = &Path> {
-        self.0
+        self.all
             .iter()
             .filter(move |m| m.kind == kind && m.writable && self.governs(&m.place) == Some(m))
             .map(|m| m.root.as_path())
@@ -75,8 +85,8 @@ impl Mounts {
 
     /// The mount in which a path is: the deepest, and of several at one place the last.
     fn governs(&self, path: &Path) -> Option<&Mount> {
-        let holding = self.0.iter().filter(|m| path.starts_with(&m.place));
-        holding.max_by_key(|m| m.place.components().count())
+        let deepest = path.ancestors().find_map(|place| self.last.get(place))?;
+        self.all.get(*deepest)
     }
 }
 
@@ -198,6 +208,13 @@ mod tests {
         assert!(cgroups(&over).is_empty());
         let again = format!("{HOST}40 30 0:27 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n");
         assert!(cgroups(&again).is_empty(), "remounted over itself");
+    }
+
+    #[test]
+    fn twenty_thousand_mounts_are_looked_at_one_by_one() {
+        let place = |n| format!("{n} 1 0:27 /a.slice /m/{n} rw - cgroup2 cgroup2 rw\n");
+        let many: String = (0..20_000).map(place).collect();
+        assert_eq!(cgroups(&many).len(), 20_000);
     }
 
     proptest! {

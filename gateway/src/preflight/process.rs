@@ -1,7 +1,7 @@
 //! What a process may and sees, from its files in `/proc`.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 
 use super::mounts::Mounts;
@@ -62,10 +62,31 @@ pub(super) fn read(pid: u32) -> io::Result<Process> {
     };
     Ok(Process {
         shared,
-        has_network: has_network(&fs::read_to_string(format!("/proc/{pid}/net/dev"))?),
-        mounts: Mounts::parse(&fs::read(format!("/proc/{pid}/mountinfo"))?),
+        has_network: has_network(&beginning(&format!("/proc/{pid}/net/dev"))?),
+        mounts: Mounts::parse(&mountinfo(pid)?),
         ..credentials(&status, shared).ok_or_else(|| io::Error::other("no credentials"))?
     })
+}
+
+/// As much of a list of devices as has to be seen to know whether there is one beside `lo`: an agent
+/// can make thousands.
+fn beginning(path: &str) -> io::Result<String> {
+    let mut text = Vec::new();
+    File::open(path)?.take(4096).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Some thousand mounts; an agent with more of them isn't looked at.
+const MAX_MOUNTINFO: u64 = 1 << 20;
+
+fn mountinfo(pid: u32) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let file = File::open(format!("/proc/{pid}/mountinfo"))?;
+    file.take(MAX_MOUNTINFO + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_MOUNTINFO {
+        return Err(io::Error::other("it has more mounts than can be looked at"));
+    }
+    Ok(text)
 }
 
 fn same(pid: u32, kind: &str) -> io::Result<bool> {

@@ -218,3 +218,14 @@ fn what_becomes_of_it_is_as_the_agents_setting_says() {
     assert_eq!(refused(PreflightMode::Warn), None);
     assert_eq!(preflight.findings("s/x", gone).len(), 1);
 }
+
+#[test]
+fn processes_that_live_take_no_more_memory_than_others() {
+    let preflight = Preflight::new(Vec::new(), Closed::default());
+    let pid = std::process::id();
+    let start = process::started(pid).unwrap();
+    let full = (0..REMEMBERED).map(|n| ((format!("a{n}"), pid, start), [].into()));
+    preflight.0.lock().extend(full);
+    let _ = preflight.findings("weir-agents.slice/a", pid);
+    assert_eq!(preflight.0.lock().len(), 1);
+}
