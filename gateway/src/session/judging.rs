@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::statement::{Generation, Judged, Ruling, SideEffects, Verdict};
-use super::stored::{ByName, Made, Stored};
+use super::statement::{Generation, Judged, Path, Ruling, SideEffects, Verdict};
+use super::stored::{ByName, Made, Stored, Under};
 use crate::catalog::Catalog;
 use crate::judge::{self, View};
 use crate::mask::{self, MaskSet, Planned};
@@ -122,8 +122,8 @@ impl Judging {
             *path = self.snapshot.search_path().to_vec();
         }
         self.generation = Generation {
-            path_changed: self.generation.path_changed,
-            by_name: self.stored.terms(self.policy.generation),
+            path: self.generation.path,
+            by_name: self.stored.terms(self.under()),
             ..generation(&self.policy, &self.snapshot)
         };
         self.judged.clear();
@@ -178,10 +178,12 @@ impl Judging {
     }
 
     fn rule(&self, text: &str, analysis: Rc<Analysis>) -> Ruling {
+        let by_name = self.generation.by_name;
         let side_effects = analysis
             .statements
             .iter()
-            .fold(SideEffects::default(), |all, s| all.and(side_effects_of(s)));
+            .map(|s| side_effects_of(s).and(by_name.side_effects(s.shape.stored)))
+            .fold(SideEffects::default(), SideEffects::and);
         // A text that changes the path is judged as if it had done so from its start.
         let search_path = self
             .search_path
@@ -211,8 +213,8 @@ impl Judging {
         let limits = strictest(&verdicts);
         for (verdict, statement) in verdicts.iter_mut().zip(&analysis.statements) {
             let stored = statement.shape.stored;
-            let by_name = self.generation.by_name;
-            by_name.apply(stored, limits, &mut verdict.decision);
+            let text = (limits, side_effects.search_path);
+            by_name.apply(stored, text, &mut verdict.decision);
             verdict.limited = limited(&verdict.decision, statement);
         }
         let denied = verdicts.iter().find_map(|v| match &v.decision {
@@ -265,7 +267,8 @@ impl Judging {
         if self.masks.is_empty() {
             return false;
         }
-        if says_what_it_likes(fields.context) {
+        // A view's CHECK OPTION shows the whole row of the table behind it, and names neither.
+        if says_what_it_likes(fields.context) || fields.sqlstate == b"44000" {
             return true;
         }
         if fields.table.is_empty() {
@@ -283,7 +286,8 @@ impl Judging {
     /// A statement of the protocol gets a name.
     pub(super) fn prepared(&mut self, name: &[u8], judged: &Judged) {
         if !name.is_empty() {
-            self.stored.prepared(self.made(judged));
+            let effects = judged.ruling.side_effects;
+            self.stored.prepared(self.made(judged, effects));
             self.update_terms();
         }
     }
@@ -291,7 +295,8 @@ impl Judging {
     /// A portal of the protocol gets a name.
     pub(super) fn opened(&mut self, name: &[u8], judged: &Judged) {
         if !name.is_empty() {
-            self.stored.opened(self.made(judged));
+            let effects = judged.ruling.side_effects;
+            self.stored.opened(self.made(judged, effects));
             self.update_terms();
         }
     }
@@ -300,18 +305,37 @@ impl Judging {
     pub(super) fn transaction_ended(&mut self) {
         self.stored.transaction_ended();
         self.update_terms();
+        let path = &mut self.generation.path;
+        if path.unsettled {
+            // Whether it was taken back isn't known.
+            *path = Path {
+                changes: path.changes.wrapping_add(1),
+                unsettled: false,
+            };
+            self.judged.clear();
+        }
     }
 
-    fn made(&self, judged: &Judged) -> Made {
+    fn made(&self, judged: &Judged, side_effects: SideEffects) -> Made {
         Made {
-            policy: self.policy.generation,
+            under: self.under(),
             masked: judged.ruling.sensitive,
             limits: judged.ruling.limits,
+            side_effects,
+        }
+    }
+
+    /// By what is judged now.
+    fn under(&self) -> Under {
+        Under {
+            policy: self.policy.generation,
+            catalog: self.snapshot.generation(),
+            first_path: self.search_path.is_some(),
         }
     }
 
     fn update_terms(&mut self) {
-        let by_name = self.stored.terms(self.policy.generation);
+        let by_name = self.stored.terms(self.under());
         if by_name != self.generation.by_name {
             self.generation.by_name = by_name;
             self.judged.clear();
@@ -321,21 +345,31 @@ impl Judging {
     /// A text goes upstream: from here on names may mean something else.
     pub(super) fn forwarded(&mut self, judged: &Judged) {
         let effects = judged.ruling.side_effects;
+        // What SQL's own PREPARE and DECLARE store makes no names itself.
+        let stored = SideEffects {
+            statements: false,
+            portals: false,
+            holds: false,
+            ..effects
+        };
         if effects.statements {
-            self.stored.prepared(self.made(judged));
+            self.stored.prepared(self.made(judged, stored));
         }
         if effects.portals {
-            self.stored.opened(self.made(judged));
+            self.stored.opened(self.made(judged, stored));
         }
         if effects.holds {
             self.stored.held();
         }
-        self.update_terms();
-        if effects.search_path && self.search_path.take().is_some() {
+        if effects.search_path {
+            self.search_path = None;
+            self.generation.path = Path {
+                changes: self.generation.path.changes.wrapping_add(1),
+                unsettled: true,
+            };
             self.judged.clear();
-            // What was prepared was judged under the old path.
-            self.generation.path_changed = true;
         }
+        self.update_terms();
     }
 
     /// A text has run: the catalog may be another.
@@ -394,7 +428,7 @@ fn generation(policy: &Active, catalog: &Catalog) -> Generation {
     Generation {
         policy: policy.generation,
         catalog: catalog.generation(),
-        path_changed: false,
+        path: Path::default(),
         by_name: ByName::default(),
     }
 }
@@ -425,6 +459,7 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
             .iter()
             .any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
         copies_in: statement.shape.copy == Some(CopyDirection::In),
+        commits: statement.shape.transaction == Some(sql::TransactionVerb::Commit),
     }
 }
 
@@ -454,6 +489,16 @@ pub(super) fn unknown_name(what: &str) -> Deny {
         message: format!("this {what} was not made through the extended protocol of this session"),
         hint: Some("prepare it with a Parse message".to_owned()),
         sqlstate: "26000",
+    }
+}
+
+/// The denial of a name where there are too many.
+pub(super) fn too_many_names() -> Deny {
+    Deny {
+        rule: None,
+        message: "this session has too many named statements and portals".to_owned(),
+        hint: Some("close those that are done with".to_owned()),
+        sqlstate: "54000",
     }
 }
 

@@ -18,6 +18,11 @@ use super::statement::{Portal, Prepared, Run};
 use crate::policy::Deny;
 use crate::wire::{TargetKind, TxStatus};
 
+/// Statements and portals that a session may have under names, and bytes of these statements' texts:
+/// all of it is kept until it is closed.
+const MAX_NAMES: usize = 10_000;
+const MAX_TEXTS: usize = 64 << 20;
+
 /// Who asked for something: only a client's requests are answered to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AskedBy {
@@ -97,10 +102,22 @@ pub(super) struct Queue {
     unsynced: bool,
     /// Something in the segment writes.
     writes: bool,
+    /// Something that was entered since the server last owed nothing may exceed a limit.
+    limited: bool,
     statements: HashMap<Box<[u8]>, Rc<Prepared>>,
+    /// Bytes of the texts of `statements`.
+    texts: usize,
     portals: HashMap<Box<[u8]>, Rc<Portal>>,
     /// The portal without a name, which nearly all are.
     unnamed_portal: Option<Rc<Portal>>,
+}
+
+fn is_limited(owed: &Owed) -> bool {
+    match owed {
+        Owed::Execute(portal) => portal.run.borrow().limited,
+        Owed::Query(batch) => batch.runs.iter().any(|run| run.limited),
+        _ => false,
+    }
 }
 
 impl Queue {
@@ -131,6 +148,7 @@ impl Queue {
         self.unsynced = !ends_segment && (self.unsynced || !matches!(owed, Owed::Own(_)));
         let writes = matches!(&owed, Owed::Execute(portal) if portal.run.borrow().writes);
         self.writes = !ends_segment && (self.writes || writes);
+        self.limited |= is_limited(&owed);
         self.entries.push_back(Entry {
             segment: self.segment,
             owed,
@@ -169,7 +187,17 @@ impl Queue {
     pub(super) fn owes_limited(&self) -> bool {
         let here = self.entries.iter().rev();
         here.take_while(|e| e.segment == self.segment)
-            .any(|e| matches!(&e.owed, Owed::Execute(portal) if portal.run.borrow().limited))
+            .any(|e| is_limited(&e.owed))
+    }
+
+    /// Whether a limit may yet be exceeded by what the server owes.
+    pub(super) fn may_exceed(&self) -> bool {
+        self.limited && !self.entries.is_empty()
+    }
+
+    /// Whether there is no room for one more name, of a statement with a text of so many bytes.
+    pub(super) fn is_full(&self, text: usize) -> bool {
+        self.statements.len() + self.portals.len() >= MAX_NAMES || self.texts + text > MAX_TEXTS
     }
 
     /// Whether a description of `prepared` is still owed.
@@ -203,9 +231,12 @@ impl Queue {
     /// Settles the front. A confirmed name takes its new meaning.
     pub(super) fn settle(&mut self) -> Option<Owed> {
         let entry = self.entries.pop_front()?;
+        self.limited &= !self.entries.is_empty();
         match &entry.owed {
             Owed::Parse { name, prepared, .. } => {
-                self.statements.insert(name.clone(), Rc::clone(prepared));
+                self.texts += prepared.text_length();
+                let replaced = self.statements.insert(name.clone(), Rc::clone(prepared));
+                self.texts -= replaced.map_or(0, |old| old.text_length());
             }
             Owed::Bind { name, portal } if name.is_empty() => {
                 self.unnamed_portal = Some(Rc::clone(portal));
@@ -217,7 +248,8 @@ impl Queue {
                 kind: TargetKind::Statement,
                 name,
             } => {
-                self.statements.remove(name);
+                let closed = self.statements.remove(name);
+                self.texts -= closed.map_or(0, |old| old.text_length());
             }
             Owed::Close {
                 kind: TargetKind::Portal,
@@ -276,6 +308,7 @@ impl Queue {
     /// Forgets all prepared statements: SQL has changed what names mean.
     pub(super) fn forget_statements(&mut self) {
         self.statements.clear();
+        self.texts = 0;
     }
 
     /// Forgets all portals: SQL has changed what names mean.

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 use super::buffer::{ReadBuffer, Splice};
 use super::judging::limit_exceeded;
@@ -35,6 +36,10 @@ const AHEAD: usize = 64 << 10;
 
 /// Texts from this size on take milliseconds to analyse.
 const LONG_TEXT: usize = 64 << 10;
+
+/// Long texts are analysed two at a time, of all sessions: they may take seconds and much memory, and
+/// the threads that do it are those that others need to log in.
+static ANALYSING: Semaphore = Semaphore::const_new(2);
 
 /// Runs the half until the client ends the session.
 pub(super) async fn run<C, U>(link: &Link<C, U>) -> Result<End, Error>
@@ -268,6 +273,25 @@ where
         Ok(())
     }
 
+    /// A COMMIT waits until no result before it can exceed its limit any more: the client takes the
+    /// transaction of one that does for failed, and so the server is made to.
+    async fn before_explicit_commit(
+        &mut self,
+        seen: &Seen<'_>,
+        judged: &Judged,
+    ) -> Result<(), Error> {
+        let waits = |link: &Link<C, U>| {
+            let queue = link.queue.borrow();
+            // A COPY gets its data from behind this.
+            queue.may_exceed() && !queue.owes_copy_in()
+        };
+        if judged.ruling.side_effects.commits && waits(self.link) {
+            self.flush(seen);
+            self.wait_while(seen, waits).await?;
+        }
+        Ok(())
+    }
+
     /// Judges a text and makes the journal know it.
     async fn judge(&mut self, text: &str) -> Rc<Judged> {
         let analysis = match text.len() {
@@ -313,6 +337,7 @@ where
             return Ok(());
         }
         self.before_commit(seen).await?;
+        self.before_explicit_commit(seen, &judged).await?;
         if self.link.queue.borrow().is_discarding() {
             return Ok(());
         }
@@ -453,13 +478,17 @@ where
 
     /// Forwards what there is and waits until the server owes nothing.
     async fn settle(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        self.flush(seen);
+        self.wait_while(seen, |link| !link.queue.borrow().is_empty())
+            .await
+    }
+
+    /// Has the server answer what it owes: without a Sync it keeps its answers to itself.
+    fn flush(&mut self, seen: &Seen<'_>) {
         if self.link.queue.borrow().is_unsynced() {
-            // Without a Sync the server keeps its answers to itself.
             let flush = request::FLUSH;
             self.splice.insert(seen.source).extend_from_slice(&flush);
         }
-        self.wait_while(seen, |link| !link.queue.borrow().is_empty())
-            .await
     }
 
     async fn wait_while(
@@ -596,8 +625,15 @@ where
 
 /// Analyses a text where it holds up no other session.
 async fn analyse_apart(text: &str) -> Analysis {
+    let turn = ANALYSING.acquire().await;
     let text = text.to_owned();
-    match tokio::task::spawn_blocking(move || sql::analyse(&text)).await {
+    // Whoever leaves meanwhile has had its turn only when the thread is done.
+    let analysed = tokio::task::spawn_blocking(move || {
+        let analysis = sql::analyse(&text);
+        drop(turn);
+        analysis
+    });
+    match analysed.await {
         Ok(analysis) => analysis,
         // It panicked, or the runtime ends: this session ends with it.
         Err(error) => std::panic::resume_unwind(Box::new(error)),

@@ -15,10 +15,18 @@ use crate::sql::Analysis;
 pub(super) struct Generation {
     pub(super) policy: u64,
     pub(super) catalog: u64,
-    /// Whether the session has changed its search path.
-    pub(super) path_changed: bool,
+    pub(super) path: Path,
     /// On what terms EXECUTE and FETCH run.
     pub(super) by_name: ByName,
+}
+
+/// What is known of a session's search path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Path {
+    /// How often it has become another, or may have.
+    pub(super) changes: u32,
+    /// It was changed in a transaction that may still take it back.
+    pub(super) unsettled: bool,
 }
 
 /// A text, judged.
@@ -91,6 +99,8 @@ pub(super) struct SideEffects {
     pub(super) catalog: bool,
     /// COPY FROM STDIN: the client's data becomes part of the statement.
     pub(super) copies_in: bool,
+    /// COMMIT: what came before it stands.
+    pub(super) commits: bool,
 }
 
 impl SideEffects {
@@ -103,6 +113,7 @@ impl SideEffects {
             search_path: self.search_path || other.search_path,
             catalog: self.catalog || other.catalog,
             copies_in: self.copies_in || other.copies_in,
+            commits: self.commits || other.commits,
         }
     }
 }
@@ -123,6 +134,8 @@ pub(super) enum Columns {
 pub(super) struct Prepared {
     pub(super) judged: RefCell<Rc<Judged>>,
     pub(super) columns: RefCell<Columns>,
+    /// Under what Weir itself asked for `columns`: the catalog, and the search path.
+    described: Cell<Option<(u64, Path)>>,
     /// That of its last portal: the next one has the same as a rule.
     pub(super) shape: RefCell<Option<Rc<Shape>>>,
 }
@@ -145,8 +158,27 @@ impl Prepared {
         Rc::new(Self {
             judged: RefCell::new(judged),
             columns: RefCell::new(Columns::Unknown),
+            described: Cell::new(None),
             shape: RefCell::new(None),
         })
+    }
+
+    /// Whether its columns may be others than those that are known: the server analyses it again when
+    /// it is bound, and then its names may mean other tables.
+    pub(super) fn is_stale(&self, now: Generation) -> bool {
+        now.path.unsettled || self.described.get() != Some((now.catalog, now.path))
+    }
+
+    /// The server is asked for its columns.
+    pub(super) fn asked(&self, now: Generation) {
+        *self.columns.borrow_mut() = Columns::Unknown;
+        *self.shape.borrow_mut() = None;
+        self.described.set(Some((now.catalog, now.path)));
+    }
+
+    /// Bytes of its text.
+    pub(super) fn text_length(&self) -> usize {
+        self.judged.borrow().text.len()
     }
 
     /// The shape that was made for these formats under this policy and catalog, if it is the last.

@@ -5,5 +5,6 @@ mod ends;
 mod judging;
 mod limits;
 mod masking;
+mod names;
 mod recording;
 mod stage;

@@ -301,19 +301,14 @@ impl Walk {
     }
 }
 
-/// The value of a string constant, also under a cast (`'x'::text`).
-pub(super) fn constant_text(mut node: Node<'_>) -> Option<String> {
-    loop {
-        node = match node {
-            Node::TypeCast(c) => c.arg(),
-            Node::A_Const(c) => {
-                return match c.val()? {
-                    ConstValue::String(s) => Some(s.to_owned()),
-                    _ => None,
-                };
-            }
-            Node::String(s) => return s.sval().map(str::to_owned),
-            _ => return None,
-        }
+/// The value of a string constant. Not under a cast, which may make another value of it:
+/// `'role_'::varchar(4)` is `role`.
+pub(super) fn constant_text(node: Node<'_>) -> Option<String> {
+    match node {
+        Node::A_Const(c) => match c.val()? {
+            ConstValue::String(s) => Some(s.to_owned()),
+            _ => None,
+        },
+        _ => None,
     }
 }

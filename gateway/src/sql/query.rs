@@ -207,7 +207,7 @@ impl Walk {
                     (None, true)
                 }
                 Some(Reference::Row(of)) => (Some(self.columns.row(of)), true),
-                Some(reference) => (self.plain_column(&reference, flow), false),
+                Some(reference) => (self.plain_column(&reference), false),
                 None => {
                     self.subscripts(target.indirection())?;
                     self.expr(target.val())?;
@@ -234,7 +234,7 @@ impl Walk {
         Ok(outputs)
     }
 
-    fn plain_column(&mut self, reference: &Reference<'_>, flow: Flow) -> Option<NodeId> {
+    fn plain_column(&mut self, reference: &Reference<'_>) -> Option<NodeId> {
         self.column_references += 1;
         match *reference {
             // The whole row of what is called so, where there is no such column.
@@ -245,10 +245,8 @@ impl Walk {
                 Some(column)
             }
             Reference::Qualified { of, name } => {
-                // EXISTS computes nothing that it selects.
-                if flow != Flow::Ignored {
-                    self.attribute(Some(of), name);
-                }
+                // EXISTS shows nothing of what it selects, but may compute it (behind OFFSET, say).
+                self.attribute(Some(of), name);
                 Some(self.columns.column(name))
             }
             Reference::Star | Reference::Row(_) | Reference::Odd => {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::support::Stage;
+use crate::support::{Stage, client};
 
 #[test]
 fn a_masked_column_is_masked_however_it_is_selected() -> Result<()> {
@@ -114,6 +114,23 @@ fn what_a_trigger_says_of_a_masked_table_is_not_told() -> Result<()> {
     assert!(seen.stderr.contains("P0001"), "{seen:?}");
     assert!(seen.stderr.contains("NOTICE"), "{seen:?}");
     assert!(!seen.stderr.contains("123-45-6789"), "{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn names_that_come_to_mean_something_else_show_nothing() -> Result<()> {
+    let stage = Stage::new()?;
+    let meanings = "CREATE SCHEMA vault; CREATE SCHEMA tenant; \
+        CREATE TABLE accounts AS SELECT 1 AS id; CREATE TABLE vault.accounts AS SELECT 666 AS id; \
+        CREATE TABLE tenant.customers AS SELECT 1 AS id, 'tenant-ssn'::text AS ssn; \
+        GRANT USAGE ON SCHEMA vault, tenant TO weir_agents; \
+        GRANT SELECT ON accounts, vault.accounts, tenant.customers TO weir_agents; \
+        CREATE VIEW vips AS SELECT id, name, vip FROM customers WHERE vip WITH CHECK OPTION; \
+        ALTER VIEW vips OWNER TO weir_agents; \
+        CREATE FUNCTION purge(orders) RETURNS text LANGUAGE sql AS 'SELECT ''purged''::text'";
+    stage.world.postgres().sql(meanings)?;
+    let seen = client(&stage.agent, "meanings.py", &[])?;
+    assert!(seen.ok() && seen.stdout.ends_with("ok"), "{seen:?}");
     Ok(())
 }
 

@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::super::judging::{ambiguous_name, bound_before_change, unknown_name};
+use super::super::judging::{
+    ambiguous_name, bound_before_change, limit_exceeded, too_many_names, unknown_name,
+};
 use super::super::link::Error;
 use super::super::queue::{AskedBy, Found, Owed};
 use super::super::rows;
@@ -24,6 +26,10 @@ where
     pub(super) async fn parse(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let parse = wire::Parse::decode(seen.body()).map_err(Error::Client)?;
         if self.refuse_ambiguous(seen, &[parse.name]) {
+            return Ok(());
+        }
+        if !parse.name.is_empty() && self.link.queue.borrow().is_full(parse.text.len()) {
+            self.refuse_extended(seen, &Rc::new(too_many_names()));
             return Ok(());
         }
         let judged = self.judge(parse.text).await;
@@ -64,6 +70,12 @@ where
         name: &[u8],
         prepared: &Rc<Prepared>,
     ) -> Result<(), Error> {
+        // Answers to the client's own questions of before come first.
+        self.wait_while(seen, |link| {
+            link.queue.borrow().awaits_description(prepared)
+        })
+        .await?;
+        prepared.asked(self.link.judging.borrow().generation());
         self.push(Owed::Describe {
             prepared: Some(Rc::clone(prepared)),
             portal: None,
@@ -81,6 +93,10 @@ where
     pub(super) async fn bind(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let bind = wire::Bind::decode(seen.body()).map_err(Error::Client)?;
         if self.refuse_ambiguous(seen, &[bind.portal, bind.statement]) {
+            return Ok(());
+        }
+        if !bind.portal.is_empty() && self.link.queue.borrow().is_full(0) {
+            self.refuse_extended(seen, &Rc::new(too_many_names()));
             return Ok(());
         }
         let Some(prepared) = self.statement(seen, bind.statement).await? else {
@@ -133,9 +149,8 @@ where
         (prepared, judged): (&Rc<Prepared>, &Judged),
         formats: &[i16],
     ) -> Result<Result<Option<Rc<Shape>>, Rc<Deny>>, Error> {
-        let unknown = matches!(*prepared.columns.borrow(), Columns::Unknown);
-        if judged.ruling.sensitive && unknown {
-            // Judged otherwise when it was prepared.
+        if judged.ruling.sensitive && prepared.is_stale(judged.ruling.generation) {
+            // Judged otherwise when it was prepared, or under another path or catalog.
             self.learn_columns(seen, bind.statement, prepared).await?;
         }
         let planned = self.plan_shape(prepared, judged, formats)?;
@@ -236,6 +251,13 @@ where
             return Ok(());
         };
         let judged = self.current(&portal.prepared);
+        self.before_explicit_commit(seen, &judged).await?;
+        if self.link.exceeded.get() == Some(self.link.queue.borrow().segment())
+            && judged.ruling.side_effects.commits
+        {
+            self.refuse_extended(seen, &Rc::new(limit_exceeded()));
+            return Ok(());
+        }
         if judged.ruling.generation != portal.generation.get() {
             if let Some(deny) = &judged.ruling.denied {
                 self.deny_extended(seen, &judged, deny, Via::Execute);
@@ -256,8 +278,7 @@ where
     /// Brings a portal that was bound under an older policy or catalog under the current one.
     /// False if that can't be done without knowing its columns.
     fn rejudge_portal(&mut self, portal: &Portal, judged: &Judged) -> Result<bool, Error> {
-        let unknown = matches!(*portal.prepared.columns.borrow(), Columns::Unknown);
-        if judged.ruling.sensitive && unknown {
+        if judged.ruling.sensitive && portal.prepared.is_stale(judged.ruling.generation) {
             return Ok(false);
         }
         let Ok(shape) = self.plan_shape(&portal.prepared, judged, &portal.formats)? else {

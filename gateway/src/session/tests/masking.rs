@@ -212,3 +212,21 @@ async fn what_a_function_says_tells_nothing_and_what_copy_adds_is_kept() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_row_that_a_views_check_shows_is_withheld() {
+    on_stage(|mut s| async move {
+        let insert = query("INSERT INTO orders VALUES (1)");
+        s.client_says(&insert).await;
+        s.server_gets(&insert).await;
+        let shown = b"SERROR\0C44000\0Mnew row violates check option for view \"active\"\0\
+            DFailing row contains (1, 123-45-6789).\0\0";
+        s.server_says(&[f(b'E', shown), ready(b'I')].concat()).await;
+        let (tag, body) = s.client_frame().await;
+        assert_eq!(tag, b'E');
+        assert!(!show(&body).contains("6789"), "{}", show(&body));
+        assert!(show(&body).contains("44000"), "{}", show(&body));
+        assert!(!s.recorded().contains("6789"));
+    })
+    .await;
+}

@@ -12,7 +12,7 @@ use super::super::link::{End, Error, Results};
 use super::super::relay::{self, Left, Parts};
 use super::super::responses::Cancel;
 use super::super::tally::Tally;
-use crate::catalog::{Catalog, ColumnRow, RelationRow, SnapshotRows};
+use crate::catalog::{Catalog, ColumnRow, FunctionRow, RelationRow, SnapshotRows};
 use crate::policy::{self, Source};
 use crate::policy_store::Active;
 use crate::record::{self, Durability, Reader, Recorder, SessionId, SessionOpen};
@@ -29,6 +29,12 @@ decision = "allow"
   [[rule.mask]]
   columns = ["ssn"]
   with = "redact"
+
+[[rule]]
+name = "other-tenant"
+effects = ["read"]
+objects = ["tenant.cards"]
+decision = "allow"
 
 [[rule]]
 name = "few"
@@ -51,14 +57,17 @@ message = "schema changes go through migrations"
 "#;
 
 pub(super) const CUSTOMERS: u32 = 20001;
+/// `public.cards`, whose `ssn` is masked, and `tenant.cards`, whose isn't.
+pub(super) const CARDS: [u32; 2] = [20004, 20005];
 
 pub(super) fn catalog() -> Catalog {
-    let relation = |oid, name: &str| RelationRow {
+    let relation_in = |schema: &str, oid, name: &str| RelationRow {
         oid,
-        schema: "public".into(),
+        schema: schema.into(),
         name: name.into(),
         kind: 'r',
     };
+    let relation = |oid, name| relation_in("public", oid, name);
     let column = |relation, attnum, name: &str, type_oid| ColumnRow {
         relation,
         attnum,
@@ -71,13 +80,29 @@ pub(super) fn catalog() -> Catalog {
             relation(CUSTOMERS, "customers"),
             relation(20002, "orders"),
             relation(20003, "limited"),
+            relation(CARDS[0], "cards"),
+            relation_in("tenant", CARDS[1], "cards"),
+            relation(20006, "plans"),
+            relation_in("vault", 20007, "plans"),
         ],
         columns: vec![
             column(CUSTOMERS, 1, "id", 23),
             column(CUSTOMERS, 2, "ssn", 25),
             column(20002, 1, "id", 23),
             column(20003, 1, "id", 23),
+            column(CARDS[0], 1, "ssn", 25),
+            column(CARDS[1], 1, "ssn", 25),
+            column(20006, 1, "id", 23),
+            column(20007, 1, "id", 23),
         ],
+        functions: vec![FunctionRow {
+            oid: 2078,
+            schema: "pg_catalog".into(),
+            name: "set_config".into(),
+            volatility: 'v',
+            kind: 'f',
+            language: "internal".into(),
+        }],
         search_path: vec!["public".into()],
         ..SnapshotRows::default()
     })
