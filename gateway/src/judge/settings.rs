@@ -62,7 +62,7 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
         .functions
         .iter()
         .any(|function| &*function.name == "set_config");
-    if updates_pg_settings(statement) {
+    if may_update_pg_settings(statement) {
         let message = "settings can't be changed by updating pg_settings through Weir".to_owned();
         return Some(refuse(message, "use SET"));
     }
@@ -92,14 +92,15 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
     ))
 }
 
-/// A rule of the server's turns an update of this view into `set_config`, of any setting.
-fn updates_pg_settings(statement: &Statement) -> bool {
-    statement.touches.iter().any(|touch| {
-        let named = touch
-            .object
-            .as_ref()
-            .is_some_and(|o| &*o.name == "pg_settings");
-        named && touch.effect == Effect::Update
+/// A rule of the server's turns an update of this view into `set_config`, of any setting; also one of
+/// a view that is made of it.
+fn may_update_pg_settings(statement: &Statement) -> bool {
+    let touches = &statement.touches;
+    let defines = touches.iter().any(|touch| touch.effect == Effect::Ddl);
+    touches.iter().any(|touch| {
+        let object = touch.object.as_ref();
+        let named = object.is_some_and(|o| &*o.name == "pg_settings");
+        named && (defines || touch.effect == Effect::Update)
     })
 }
 

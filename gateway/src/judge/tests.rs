@@ -330,6 +330,11 @@ fn settings_that_reading_statements_depends_on_are_fixed_whatever_rules_say() {
     );
     denied_saying(
         &rules,
+        "CREATE VIEW v AS SELECT * FROM pg_settings",
+        "pg_settings",
+    );
+    denied_saying(
+        &rules,
         "SELECT set_config(name, 'x', false) FROM pg_settings",
         "plain string",
     );
