@@ -1,4 +1,8 @@
 //! Agents that have the kernel tell the daemon more than it can read, or what isn't so any more.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a part of tests, which end at what they don't expect"
+)]
 
 use std::fs::{self, File};
 use std::net::SocketAddr;

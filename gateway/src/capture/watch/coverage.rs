@@ -23,7 +23,8 @@ const LOOKS: usize = 16;
 pub struct Coverage {
     /// The host's ends of the devices with the perimeter.
     pub covered: Vec<String>,
-    /// Devices in the namespace that lead out of it past the perimeter.
+    /// Devices in the namespace that lead out of it past the perimeter, or of which it isn't known that
+    /// they don't.
     pub open: Vec<String>,
 }
 
