@@ -399,6 +399,8 @@ mod pod {
     unsafe impl aya::Pod for super::Learned {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Detection {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Event {}
 }
 
 #[cfg(test)]

@@ -21,8 +21,9 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::endpoints::Aliases;
 use super::namespaces::Namespaces;
 use super::origin::{CgroupId, Origins, address, name};
+use super::watch::turn::told;
 use super::worker::{Stop, Worker};
-use super::{Error, kernel, netns, programs};
+use super::{Error, netns, programs};
 
 /// Detections that wait to be recorded; more are counted only.
 const QUEUE: usize = 1024;
@@ -126,12 +127,8 @@ struct Detector {
 impl Detector {
     fn run(mut self, mut ring: RingBuf<MapData>, stop: &Stop) {
         while stop.wait(&[ring.as_fd()], PollTimeout::NONE) {
-            while let Some(item) = ring.next() {
-                let told: Option<Told> = kernel::value(&item);
-                drop(item);
-                if let Some(told) = told {
-                    self.detected(&told);
-                }
+            for told in told(&mut ring) {
+                self.detected(&told);
             }
         }
     }

@@ -22,6 +22,7 @@ use super::generation::Generation;
 use super::origin::endpoint;
 use super::outlets::Outlets;
 use super::place::{Cgroups, Slice};
+use super::watch::turn::told;
 use super::watch::until;
 use super::worker::{Stop, Worker};
 use super::{CgroupId, Error, kernel, programs};
@@ -299,10 +300,8 @@ impl Watch {
         self.scan();
         let mut next_scan = Instant::now() + SCAN_EVERY;
         while stop.wait(&[events.as_fd()], until(next_scan)) && !self.sender.is_closed() {
-            while let Some(event) = events.next() {
-                if let Some(id) = event.first_chunk() {
-                    self.report(u64::from_ne_bytes(*id));
-                }
+            for id in told(&mut events) {
+                self.report(id);
             }
             if Instant::now() >= next_scan {
                 self.seen.retain(|_, at| at.elapsed() < AGAIN);

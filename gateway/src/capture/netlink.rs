@@ -31,6 +31,15 @@ const EXCLUSIVE: u16 = 0x200;
 const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 
+/// `NLM_F_DUMP_INTR`, in an answer: it may lack something, as what it lists has changed meanwhile.
+const INTERRUPTED: u16 = 0x10;
+
+/// How often a list is asked for until it comes whole.
+const TRIES: usize = 16;
+
+/// How many changes are read at a time.
+const DRAINED: usize = 256;
+
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
@@ -98,27 +107,33 @@ impl Netlink {
     /// everything anyway.
     pub(super) fn drain(&self) -> bool {
         let mut buffer = [0; 8192];
-        let mut any = false;
         // An overrun (ENOBUFS) means that there was more than room for it.
-        while matches!(
-            recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()),
-            Ok(1..) | Err(Errno::ENOBUFS)
-        ) {
-            any = true;
-        }
-        any
+        let mut is_told = || {
+            matches!(
+                recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()),
+                Ok(1..) | Err(Errno::ENOBUFS)
+            )
+        };
+        // More can come as fast as this goes: then it is told again.
+        (0..DRAINED).take_while(|_| is_told()).count() > 0
     }
 
     /// All devices of the namespace. Has the kernel number the namespaces that they lead to.
     pub(super) fn devices(&self) -> io::Result<Vec<Device>> {
         let request = Message::new(RTM_GETLINK, REQUEST | DUMP, &[0; IFINFO]);
-        let mut devices = Vec::new();
-        self.ask(&request, |kind, body| {
-            if kind == RTM_NEWLINK {
-                devices.extend(device(body));
+        for _ in 0..TRIES {
+            let mut devices = Vec::new();
+            let asked = self.ask(&request, |kind, body| {
+                if kind == RTM_NEWLINK {
+                    devices.extend(device(body));
+                }
+            });
+            match asked {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                asked => return asked.map(|()| devices),
             }
-        })?;
-        Ok(devices)
+        }
+        Err(io::Error::other("the devices change while they are listed"))
     }
 
     /// What this namespace calls another one; `None` if nothing here leads to it.
@@ -170,19 +185,25 @@ impl Netlink {
         self.ask(&filter, |_, _| {})
     }
 
-    /// Sends a request, and hands each answer's type and body to `answer`.
+    /// Sends a request, and hands each answer's type and body to `answer`. What was listed while it
+    /// changed is told (`Interrupted`) once all is there.
     pub(super) fn ask(
         &self,
         request: &Message,
         mut answer: impl FnMut(u16, &[u8]),
     ) -> io::Result<()> {
-        send(self.0.as_raw_fd(), &request.0, MsgFlags::empty())?;
         let mut buffer = vec![0; 64 * 1024];
+        // What is left of the answers to a request that failed.
+        while recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+        send(self.0.as_raw_fd(), &request.0, MsgFlags::empty())?;
+        let mut interrupted = false;
         loop {
             let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let mut rest = &buffer[..length];
             while let Some((kind, body, next)) = message(rest) {
+                interrupted |= is_interrupted(rest);
                 match kind {
+                    NLMSG_DONE if interrupted => return Err(io::ErrorKind::Interrupted.into()),
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return acknowledged(body),
                     _ => answer(kind, body),
@@ -250,6 +271,12 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let body = bytes.get(HEADER..length)?;
     let next = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     Some((kind, body, next))
+}
+
+/// Whether the first message says that its list may not be whole.
+fn is_interrupted(bytes: &[u8]) -> bool {
+    let flags = bytes.get(6..).and_then(|flags| flags.first_chunk());
+    flags.is_some_and(|flags| u16::from_ne_bytes(*flags) & INTERRUPTED != 0)
 }
 
 /// An error message's code; 0 is the acknowledgement.

@@ -6,7 +6,7 @@
 //! said in [`super::outlets`]. The classifier stays as long as the device, even when no agent lives
 //! behind it any more: a process that has left the slice may.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +24,19 @@ const LOOPBACK: u32 = 1;
 
 /// Kinds of devices whose other end sees each packet that is sent.
 const PAIRS: [&str; 2] = ["veth", "netkit"];
+
+/// Kinds of devices that send to nothing but other devices of their namespace, unless they show that
+/// what they send to is in another one (`IFLA_LINK_NETNSID`): pairs, what has others as its parts or
+/// below it, and IP's own tunnels, of which the kernel may give each namespace one. Some that aren't
+/// among them, and why:
+///
+/// - `wireguard` sends from the namespace that it was made in, and doesn't show which that is.
+/// - `tun`, `macvtap` and `ppp` send to a process, which may be anywhere (slirp4netns, pasta).
+/// - `ifb` sends what no classifier sees.
+const INSIDE: [&str; 19] = [
+    "veth", "netkit", "dummy", "bridge", "bond", "team", "vrf", "vlan", "macvlan", "ipvlan",
+    "ipip", "sit", "gre", "gretap", "erspan", "vti", "ip6tnl", "ip6gre", "vti6",
+];
 
 /// How a classifier is put on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +72,10 @@ pub(super) struct Perimeter {
     netlink: Netlink,
     /// By index, the links to the devices that have it.
     links: HashMap<u32, OwnedFd>,
+    /// Indexes of devices that it could not be put on at the last attempt.
+    failed: HashSet<u32>,
+    /// Whether the last attempt to find out where it should be failed: said once, as is of a device.
+    failing: bool,
 }
 
 impl Perimeter {
@@ -70,32 +87,61 @@ impl Perimeter {
             pins,
             netlink: Netlink::open()?,
             links: HashMap::new(),
+            failed: HashSet::new(),
+            failing: false,
         };
         perimeter.take_over()?;
         Ok(perimeter)
     }
 
     /// Covers every device of the host that leads to one of these namespaces, given as their open
-    /// `/proc/<pid>/ns/net`, and has not been covered yet.
+    /// `/proc/<pid>/ns/net`, and has not been covered yet. Whether it is everywhere then; if not, it is
+    /// worth another attempt.
     pub(super) fn cover<'a>(
         &mut self,
         namespaces: impl Iterator<Item = (&'a File, &'a mut Around)>,
-    ) -> io::Result<()> {
+    ) -> bool {
+        let mut namespaces: Vec<_> = namespaces.collect();
+        match self.cover_all(&mut namespaces) {
+            Ok(()) => {
+                self.failing = false;
+                self.failed.is_empty()
+            }
+            Err(error) => {
+                // What can't be seen counts as open.
+                for end in namespaces.iter_mut().flat_map(|(_, a)| &mut a.ends) {
+                    end.is_covered = false;
+                }
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(%error, "the perimeter can't be put around agents' network namespaces");
+                }
+                false
+            }
+        }
+    }
+
+    fn cover_all(&mut self, namespaces: &mut [(&File, &mut Around)]) -> io::Result<()> {
         // First, as it has the kernel give each namespace that a device leads to a number.
         let devices = self.netlink.devices()?;
         self.forget_all_but(&devices)?;
+        let failed_before = std::mem::take(&mut self.failed);
         for (namespace, around) in namespaces {
             if around.number.is_none() {
                 around.number = self.netlink.namespace_id(namespace.as_fd())?;
             }
-            let ends = devices.iter().filter(|d| leads_to(d, around.number));
-            around.ends = ends.cloned().collect();
-            for device in &around.ends {
-                // It may be going this moment; the others have nothing to do with it.
-                if let Err(error) = self.cover_device(device) {
+            around.ends.clear();
+            for device in devices.iter().filter(|d| leads_to(d, around.number)) {
+                let result = self.cover_device(device);
+                let is_covered = result.is_ok();
+                if let Err(error) = result
+                    && self.failed.insert(device.index)
+                    && !failed_before.contains(&device.index)
+                {
                     let device = &device.name;
                     tracing::warn!(device, %error, "the perimeter can't be put on a device");
                 }
+                let device = device.clone();
+                around.ends.push(End { device, is_covered });
             }
         }
         Ok(())
@@ -111,10 +157,7 @@ impl Perimeter {
         let is_there = |index| devices.iter().any(|device| device.index == index);
         let pins = self.pins.clone();
         for (index, _link) in self.links.extract_if(|index, _| !is_there(*index)) {
-            match fs::remove_file(pin(&pins, index)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_pin(&pin(&pins, index))?;
         }
         Ok(())
     }
@@ -131,13 +174,11 @@ impl Perimeter {
         {
             return Ok(());
         }
-        let link = kernel::attach_tcx(program, device.index)?;
         let pin = pin(&self.pins, device.index);
         // What is pinned there was on a device that had this index before.
-        match fs::remove_file(&pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => kernel::pin(link.as_fd(), &pin)?,
-        }
+        remove_pin(&pin)?;
+        let link = kernel::attach_tcx(program, device.index)?;
+        kernel::pin(link.as_fd(), &pin)?;
         tracing::info!(device = device.name, "the perimeter is up");
         self.links.insert(device.index, link);
         Ok(())
@@ -169,22 +210,30 @@ pub(super) struct Around {
     /// What the host's namespace calls it, once something leads there.
     number: Option<i32>,
     /// The host's ends of what leads there.
-    ends: Vec<Device>,
+    ends: Vec<End>,
+}
+
+struct End {
+    device: Device,
+    /// Whether the perimeter is on it.
+    is_covered: bool,
 }
 
 impl Around {
     /// The indexes of the host's ends of what leads there.
     pub(super) fn devices(&self) -> impl Iterator<Item = u32> {
-        self.ends.iter().map(|device| device.index)
+        self.ends.iter().map(|end| end.device.index)
     }
 
     /// Which devices of the namespace have the perimeter at their other end, and which lead out of it
     /// otherwise.
     pub(super) fn coverage(&self, inside: &[Device]) -> Coverage {
-        let open = inside.iter().filter(|device| leads_out(device, &self.ends));
+        let covered = self.ends.iter().filter(|end| end.is_covered);
+        let covered: Vec<&Device> = covered.map(|end| &end.device).collect();
+        let open = inside.iter().filter(|device| leads_out(device, &covered));
         Coverage {
-            covered: self.ends.iter().map(|device| device.name.clone()).collect(),
             open: open.map(|device| device.name.clone()).collect(),
+            covered: covered.iter().map(|device| device.name.clone()).collect(),
         }
     }
 }
@@ -201,21 +250,30 @@ fn pin(pins: &Path, index: u32) -> PathBuf {
     pins.join(format!("{PIN}{index}"))
 }
 
+fn remove_pin(pin: &Path) -> io::Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a device of the host is one end of a pair whose other is in the namespace with this
 /// number.
 fn leads_to(device: &Device, number: Option<i32>) -> bool {
     number.is_some() && device.peer_namespace == number && PAIRS.contains(&&*device.kind)
 }
 
-/// Whether a device of a namespace leads out of it, by none of these ends on the host: hardware, and
-/// what is on top of a device elsewhere. The others send over these, or to a process.
-fn leads_out(device: &Device, ends: &[Device]) -> bool {
-    let out = device.peer_namespace.is_some() || device.kind.is_empty();
+/// Whether a device of a namespace leads out of it, other than to one of these ends on the host. All do
+/// of which it isn't known that they don't: hardware, what shows that it sends elsewhere, and what
+/// shows nothing.
+fn leads_out(device: &Device, ends: &[&Device]) -> bool {
+    let stays_inside = device.index == LOOPBACK
+        || (device.peer_namespace.is_none() && INSIDE.contains(&&*device.kind));
     let is_covered = PAIRS.contains(&&*device.kind)
         && ends
             .iter()
             .any(|end| Some(end.index) == device.peer && end.peer == Some(device.index));
-    device.index != LOOPBACK && out && !is_covered
+    !stays_inside && !is_covered
 }
 
 #[cfg(test)]
@@ -240,7 +298,7 @@ mod tests {
         assert!(!leads_to(&host, None));
         assert!(!leads_to(&device(8, "veth", Some(2), None), None));
         assert!(!leads_to(&device(9, "macvlan", Some(2), Some(0)), Some(0)));
-        let ends = [host];
+        let ends = [&host];
         for (inside, out) in [
             (device(1, "", None, None), false),
             (device(2, "veth", Some(7), Some(0)), false),
@@ -248,13 +306,38 @@ mod tests {
             (device(2, "veth", Some(9), Some(5)), true),
             (device(4, "veth", Some(5), None), false),
             (device(5, "macvlan", Some(7), Some(0)), true),
+            (device(5, "macvlan", Some(2), None), false),
             (device(6, "", None, None), true),
-            (device(7, "tun", None, None), false),
+            (device(7, "tun", None, None), true),
+            (device(7, "wireguard", None, None), true),
+            (device(7, "ifb", None, None), true),
+            (device(7, "one of tomorrow", None, None), true),
             (device(8, "bridge", None, None), false),
+            (device(9, "sit", Some(0), None), false),
+            (device(9, "sit", Some(0), Some(0)), true),
         ] {
             assert_eq!(leads_out(&inside, &ends), out, "{inside:?}");
             let alone = is_isolated(&[device(1, "", None, None), inside.clone()]);
             assert_eq!(alone, !leads_out(&inside, &[]), "{inside:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_attached_covers() {
+        let inside = [device(2, "veth", Some(7), Some(0))];
+        let end = device(7, "veth", Some(2), Some(0));
+        for is_covered in [true, false] {
+            let around = Around {
+                number: Some(0),
+                ends: vec![End {
+                    device: end.clone(),
+                    is_covered,
+                }],
+            };
+            assert_eq!(around.devices().collect::<Vec<_>>(), [7]);
+            let coverage = around.coverage(&inside);
+            assert_eq!(coverage.covered.is_empty(), !is_covered);
+            assert_eq!(coverage.open.is_empty(), is_covered);
         }
     }
 }

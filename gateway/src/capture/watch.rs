@@ -7,6 +7,7 @@
 pub(super) mod coverage;
 mod members;
 mod residents;
+pub(super) mod turn;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{self, MapData, RingBuf};
+use gateway_ebpf::Event;
 use nix::poll::PollTimeout;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -35,15 +37,7 @@ use super::{Error, kernel, netns};
 use coverage::Coverages;
 use members::each_member;
 use residents::Residents;
-
-/// Time between two scans.
-const SCAN_EVERY: Duration = Duration::from_millis(100);
-
-/// For how long after a change of the host's devices, such as the one by which an engine joins a container
-/// that it is about to start, the slice is looked through for newcomers, and how often: the perimeter
-/// should be there before the container's program.
-const EXPECT_FOR: Duration = Duration::from_secs(2);
-const EXPECT_EVERY: Duration = Duration::from_millis(10);
+use turn::{Agenda, told};
 
 /// Time between two looks at the pins.
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
@@ -121,6 +115,8 @@ pub(super) fn start(
         namespaces: namespaces.clone(),
         outlets: outlets.clone(),
         scans: 0,
+        changed: Instant::now(),
+        uncovered: false,
         sender,
         known: HashMap::new(),
         failed: HashSet::new(),
@@ -148,6 +144,10 @@ struct Watch {
     outlets: Outlets,
     /// How many there were, the present one included.
     scans: u32,
+    /// When a device of the host's changed last, as far as it was told.
+    changed: Instant,
+    /// Whether the perimeter isn't everywhere that it should be.
+    uncovered: bool,
     sender: UnboundedSender<NamespaceEvent>,
     /// By inode, which stays the namespace's as long as the listeners hold it.
     known: HashMap<u64, Known>,
@@ -163,7 +163,7 @@ struct Known {
     idle: u32,
     residents: Residents,
     around: Around,
-    /// When its devices were looked at; `None` if that is to be done.
+    /// When its devices were looked at.
     looked: Option<Instant>,
     /// The port of its listeners.
     port: u16,
@@ -190,38 +190,49 @@ impl Watch {
         self.scan();
         self.forget(&stale);
         self.tell_residents();
-        let mut next_scan = Instant::now() + SCAN_EVERY;
-        let mut expected_until = Instant::now();
-        while stop.wait(
-            &[events.as_fd(), links.as_fd()],
-            until(next_look(next_scan, expected_until)),
-        ) && !self.sender.is_closed()
+        let mut agenda = Agenda::new();
+        while stop.wait(&[events.as_fd(), links.as_fd()], until(agenda.next()))
+            && !self.sender.is_closed()
         {
             if links.drain() {
-                expected_until = Instant::now() + EXPECT_FOR;
+                agenda.expect();
+                self.changed = Instant::now();
                 self.cover();
-                self.known
-                    .values_mut()
-                    .for_each(|known| known.looked = None);
             }
-            while let Some(event) = events.next() {
-                if let Some((cgroup, tid)) = member(&event) {
-                    self.visit(cgroup, tid);
-                }
-            }
-            if Instant::now() < expected_until {
+            self.visit_told(&mut events, agenda.next());
+            if agenda.is_time_to_look() {
                 self.visit_all("cgroup.procs");
+                agenda.looked();
             }
-            if Instant::now() >= next_scan {
+            if agenda.is_time_to_scan() {
                 self.scan();
+                if self.uncovered {
+                    self.cover();
+                }
                 self.look_inside(|_| true);
                 if let Err(error) = self.serve() {
                     tracing::error!(%error, "an agent's network namespace can't be served");
                 }
                 self.restore_pins();
-                next_scan = Instant::now() + SCAN_EVERY;
+                agenda.scanned();
             }
             self.tell_residents();
+        }
+    }
+
+    /// Visits those whom the kernel tells of, until `deadline`: to open listeners takes its time, and
+    /// what is due then finds the others.
+    fn visit_told(&mut self, events: &mut RingBuf<MapData>, deadline: Instant) {
+        // All are read before the first is visited, as a thread that changes its namespace is told of
+        // once more.
+        let told: HashSet<(u64, u32)> = told(events)
+            .map(|Event { cgroup, tid, .. }| (cgroup, tid))
+            .collect();
+        for (cgroup, tid) in told {
+            if Instant::now() >= deadline {
+                return;
+            }
+            self.visit(cgroup, tid);
         }
     }
 
@@ -283,19 +294,23 @@ impl Watch {
     /// now.
     fn visit(&mut self, cgroup: u64, tid: u32) {
         let path = format!("/proc/{tid}/ns/net");
-        let Ok(inode) = fs::metadata(&path).map(|meta| meta.ino()) else {
+        let Ok(mut inode) = fs::metadata(&path).map(|meta| meta.ino()) else {
             return;
         };
-        if !self.known.contains_key(&inode)
-            && !self.failed.contains(&inode)
-            && let Err(error) = self.open(Path::new(&path))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            self.failed.insert(inode);
-            if std::mem::replace(&mut self.failing, true) {
+        if self.is_new(inode) {
+            // The thread may be in another one by now, which counts.
+            let Ok((namespace, current)) = open_with_inode(Path::new(&path)) else {
                 return;
+            };
+            inode = current;
+            if self.is_new(inode)
+                && let Err(error) = self.open(namespace)
+            {
+                self.failed.insert(inode);
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(tid, %error, "no listener in an agent's network namespace, so it has no database");
+                }
             }
-            tracing::warn!(tid, %error, "no listener in an agent's network namespace, so it has no database");
         }
         if let Some(known) = self.known.get_mut(&inode) {
             known.idle = 0;
@@ -303,8 +318,12 @@ impl Watch {
         }
     }
 
-    fn open(&mut self, path: &Path) -> io::Result<()> {
-        let namespace = File::open(path)?;
+    /// Whether nobody has tried yet to open listeners in a namespace.
+    fn is_new(&self, inode: u64) -> bool {
+        !self.known.contains_key(&inode) && !self.failed.contains(&inode)
+    }
+
+    fn open(&mut self, namespace: File) -> io::Result<()> {
         let opened = netns::open(&namespace)?;
         let kept = self.take_up(namespace, opened)?;
         self.failing = false;
@@ -371,6 +390,8 @@ impl Watch {
         if let Err(error) = self.admit(id) {
             self.known.remove(&inode);
             self.namespaces.remove(id.0);
+            self.coverages.set(id, None);
+            self.remove(id);
             return Err(error);
         }
         Ok(opened)
@@ -434,21 +455,11 @@ impl Watch {
     }
 }
 
-/// The cgroup and the thread of an [`Event`](gateway_ebpf::Event).
-fn member(event: &[u8]) -> Option<(u64, u32)> {
-    let (cgroup, rest) = event.split_first_chunk()?;
-    let tid = u32::from_ne_bytes(*rest.first_chunk()?);
-    Some((u64::from_ne_bytes(*cgroup), tid))
-}
-
-/// When the slice is looked through next: at the next scan, or sooner while somebody is expected.
-fn next_look(next_scan: Instant, expected_until: Instant) -> Instant {
-    let soon = Instant::now() + EXPECT_EVERY;
-    if soon < expected_until {
-        soon.min(next_scan)
-    } else {
-        next_scan
-    }
+/// A thread's namespace, and its inode.
+fn open_with_inode(path: &Path) -> io::Result<(File, u64)> {
+    let namespace = File::open(path)?;
+    let inode = namespace.metadata()?.ino();
+    Ok((namespace, inode))
 }
 
 /// The time until `deadline`, none if it is over.

@@ -3,6 +3,7 @@
 
 mod detect;
 mod egress;
+mod flood;
 mod local;
 mod lsm;
 mod outlets;

@@ -1,6 +1,8 @@
 //! The host's end of an agent's veth: what no hook on a cgroup sees.
 
+use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use weir::capture::{Coverage, Hook, Settings};
 
@@ -197,5 +199,47 @@ fn a_required_perimeter_leaves_a_namespace_with_a_way_past_it_without_a_database
     wait_until(|| attempt() == "EPERM");
     stage.ip(&["link", "del", "eth1"]);
     wait_until(|| attempt() == "weir");
-    drop(daemon);
+    // What is sent to a process leads to wherever that is; a bridge only to its ports.
+    stage.ip(&["tuntap", "add", "mode", "tun", "name", "tun0"]);
+    wait_until(|| attempt() == "EPERM");
+    stage.ip(&["link", "del", "tun0"]);
+    wait_until(|| attempt() == "weir");
+    let namespace = daemon.accepted().namespace;
+    stage.ip(&["link", "add", "br0", "type", "bridge"]);
+    // Looked at again after a second.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(daemon.coverage(namespace), Coverage::default());
+    assert_eq!(attempt(), "weir");
+}
+
+#[test]
+fn a_device_counts_as_covered_once_the_perimeter_is_on_it_and_not_before() {
+    let stage = Stage::new();
+    let daemon = Daemon::start(&stage, &["10.77.0.1:5432"]);
+    let _stays = stage.agent("import time; time.sleep(60)", &[]);
+    wait_until(|| stage.attempt("AF_INET", "10.77.0.1", "5432", "tcp") == "weir");
+    let namespace = daemon.accepted().namespace;
+    let device = format!("wkc{}", std::process::id());
+    host_ip(&format!("link add {device} type veth peer name {device}p"));
+    let index = fs::read_to_string(format!("/sys/class/net/{device}/ifindex")).unwrap();
+    // What the link's pin can't be put in place of.
+    let pin = format!("layout-4/perimeter_{}", index.trim());
+    let obstacle = stage.pins.join(pin);
+    fs::create_dir(&obstacle).unwrap();
+    host_ip(&format!(
+        "link set {device}p netns {} name eth0",
+        stage.namespace
+    ));
+    let open = Coverage {
+        covered: vec![],
+        open: vec!["eth0".to_owned()],
+    };
+    wait_until(|| daemon.coverage(namespace) == open);
+    fs::remove_dir(&obstacle).unwrap();
+    let covered = Coverage {
+        covered: vec![device.clone()],
+        open: vec![],
+    };
+    wait_until(|| daemon.coverage(namespace) == covered);
+    host_ip(&format!("link del {device}"));
 }

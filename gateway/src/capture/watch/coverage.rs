@@ -23,7 +23,8 @@ const LOOKS: usize = 16;
 pub struct Coverage {
     /// The host's ends of the devices with the perimeter.
     pub covered: Vec<String>,
-    /// Devices in the namespace that lead out of it past the perimeter.
+    /// Devices in the namespace that lead out of it past the perimeter, or of which it isn't known that
+    /// they don't.
     pub open: Vec<String>,
 }
 
@@ -64,24 +65,30 @@ impl Watch {
         let host = self.host;
         let own = self.known.values_mut().filter(|known| known.id != host);
         let namespaces = own.map(|known| (&*known.namespace, &mut known.around));
-        if let Err(error) = perimeter.cover(namespaces) {
-            tracing::error!(%error, "the perimeter can't be put around agents' network namespaces");
+        let complete = perimeter.cover(namespaces);
+        if self.uncovered == complete {
+            // Another look may come to something else.
+            self.changed = Instant::now();
         }
+        self.uncovered = !complete;
     }
 
     /// Finds out which devices of these namespaces lead out of them, and which of these past the
     /// perimeter, as far as it is time to.
     pub(super) fn look_inside(&mut self, which: impl Fn(NetnsId) -> bool) {
-        let host = self.host;
+        let (host, changed) = (self.host, self.changed);
         let is_due = |known: &&mut Known| {
             known.id != host
                 && which(known.id)
                 && known
                     .looked
-                    .is_none_or(|looked| looked.elapsed() >= LOOK_EVERY)
+                    .is_none_or(|looked| looked < changed || looked.elapsed() >= LOOK_EVERY)
         };
+        let mut due: Vec<&mut Known> = self.known.values_mut().filter(is_due).collect();
+        // The host's devices can change more often than all can be looked into.
+        due.sort_by_key(|known| known.looked);
         let mut found = Vec::new();
-        for known in self.known.values_mut().filter(is_due).take(LOOKS) {
+        for known in due.into_iter().take(LOOKS) {
             known.looked = Some(Instant::now());
             let devices = netns::devices(&known.namespace);
             let coverage = devices
