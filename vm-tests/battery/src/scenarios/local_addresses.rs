@@ -1,6 +1,5 @@
 //! The database is on this host, and listens on every address of it. Two of them are listed, one of
-//! each family; the attacker dials all others. Each is led to Weir, which can't tell which of the two
-//! is meant, and hangs up.
+//! each family; the attacker dials all others. Each is led to Weir, and means the same database.
 
 use std::net::SocketAddr;
 
@@ -9,14 +8,14 @@ use xtask::world::PORT;
 
 use crate::{
     attack::{Outcome, Target, dial},
-    scenario::{Case, Scenario, blocked},
+    scenario::{Case, Scenario, governed},
 };
 
 pub(super) const SCENARIO: Scenario = Scenario::new(
     "local-addresses",
     "dials the local database by every other address of the host",
     attack,
-    &[Case::bridge(blocked), Case::host(blocked)],
+    &[Case::bridge(governed), Case::host(governed)],
 );
 
 fn attack(target: &Target) -> Result<Outcome> {
