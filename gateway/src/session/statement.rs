@@ -166,7 +166,10 @@ impl Prepared {
     /// Whether its columns may be others than those that are known: the server analyses it again when
     /// it is bound, and then its names may mean other tables.
     pub(super) fn is_stale(&self, now: Generation) -> bool {
-        now.path.unsettled || self.described.get() != Some((now.catalog, now.path))
+        // A question that failed has told nothing.
+        matches!(*self.columns.borrow(), Columns::Unknown)
+            || now.path.unsettled
+            || self.described.get() != Some((now.catalog, now.path))
     }
 
     /// The server is asked for its columns.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::judging::{
     ambiguous_name, bound_before_change, limit_exceeded, too_many_names, unknown_name,
 };
-use super::super::link::Error;
+use super::super::link::{Error, Link};
 use super::super::queue::{AskedBy, Found, Owed};
 use super::super::rows;
 use super::super::statement::{Columns, Judged, Portal, Prepared, Run, Shape, Treatment};
@@ -71,10 +71,10 @@ where
         prepared: &Rc<Prepared>,
     ) -> Result<(), Error> {
         // Answers to the client's own questions of before come first.
-        self.wait_while(seen, |link| {
-            link.queue.borrow().awaits_description(prepared)
-        })
-        .await?;
+        let waits = |link: &Link<C, U>| link.queue.borrow().awaits_description(prepared);
+        if waits(self.link) {
+            self.wait_while(seen, waits).await?;
+        }
         prepared.asked(self.link.judging.borrow().generation());
         self.push(Owed::Describe {
             prepared: Some(Rc::clone(prepared)),

@@ -140,6 +140,36 @@ async fn a_path_that_a_transaction_may_take_back_is_never_sure() {
 }
 
 #[tokio::test]
+async fn a_description_that_failed_is_asked_for_again() {
+    on_stage(|mut s| async move {
+        runs(&mut s, "SET search_path = tenant", "SET", b'I').await;
+        let parsed = parse("x", "SELECT ssn FROM cards");
+        s.client_says(&[parsed.clone(), sync()].concat()).await;
+        let asked = [describe("x"), f(b'H', b"")].concat();
+        s.server_gets(&[parsed, asked.clone()].concat()).await;
+        s.server_says(&[f(b'1', b""), described(CARDS[1])].concat())
+            .await;
+        s.server_gets(&sync()).await;
+        s.server_says(&ready(b'I')).await;
+        s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+        runs(&mut s, "SET search_path = public", "SET", b'I').await;
+
+        let run = [bind("", "x"), execute(""), sync()].concat();
+        s.client_says(&run).await;
+        s.server_gets(&asked).await;
+        s.server_says(&error("25P02", "aborted")).await;
+        s.server_gets(&sync()).await;
+        s.server_says(&ready(b'I')).await;
+        s.client_is_refused("25P02", "aborted").await;
+        s.client_gets(&ready(b'I')).await;
+
+        s.client_says(&run).await;
+        s.server_gets(&asked).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_commit_waits_for_a_result_that_may_exceed_its_limit() {
     on_stage(|mut s| async move {
         begun(&mut s).await;
