@@ -214,8 +214,13 @@ where
             None => self.link.next_statement(),
         };
         Run {
-            // Not described: nothing in it is masked. Described as without rows: none may come.
-            treatment: shape.map_or(Treatment::Clear, |s| s.treatment.clone()),
+            treatment: match shape {
+                Some(shape) => shape.treatment.clone(),
+                // Described as without rows: none may come.
+                None if judged.ruling.sensitive => Treatment::Blank,
+                // Not described: nothing in it is masked.
+                None => Treatment::Clear,
+            },
             ..Run::new(id, judged, verdict)
         }
     }

@@ -77,19 +77,25 @@ fn describe(name: &str) -> Vec<u8> {
     f(b'D', format!("S{name}\0").as_bytes())
 }
 
+/// Prepares `x` to read what `cards` means in `tenant`. Returns what the server is asked for that.
+async fn prepares_cards(s: &mut Stage, status: u8) -> Vec<u8> {
+    let parsed = parse("x", "SELECT ssn FROM cards");
+    s.client_says(&[parsed.clone(), sync()].concat()).await;
+    let asked = [describe("x"), f(b'H', b"")].concat();
+    s.server_gets(&[parsed, asked.clone()].concat()).await;
+    s.server_says(&[f(b'1', b""), described(CARDS[1])].concat())
+        .await;
+    s.server_gets(&sync()).await;
+    s.server_says(&ready(status)).await;
+    s.client_gets(&[f(b'1', b""), ready(status)].concat()).await;
+    asked
+}
+
 #[tokio::test]
 async fn a_statement_is_described_anew_once_its_names_may_mean_other_tables() {
     on_stage(|mut s| async move {
         runs(&mut s, "SET search_path = tenant", "SET", b'I').await;
-        let parsed = parse("x", "SELECT ssn FROM cards");
-        s.client_says(&[parsed.clone(), sync()].concat()).await;
-        let asked = [describe("x"), f(b'H', b"")].concat();
-        s.server_gets(&[parsed, asked.clone()].concat()).await;
-        s.server_says(&[f(b'1', b""), described(CARDS[1])].concat())
-            .await;
-        s.server_gets(&sync()).await;
-        s.server_says(&ready(b'I')).await;
-        s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+        let asked = prepares_cards(&mut s, b'I').await;
         runs(&mut s, "SET search_path = public", "SET", b'I').await;
 
         let run = [bind("", "x"), execute(""), sync()].concat();
@@ -118,15 +124,7 @@ async fn a_path_that_a_transaction_may_take_back_is_never_sure() {
     on_stage(|mut s| async move {
         begun(&mut s).await;
         runs(&mut s, "SET LOCAL search_path = tenant", "SET", b'T').await;
-        let parsed = parse("x", "SELECT ssn FROM cards");
-        s.client_says(&[parsed.clone(), sync()].concat()).await;
-        let asked = [describe("x"), f(b'H', b"")].concat();
-        s.server_gets(&[parsed, asked.clone()].concat()).await;
-        s.server_says(&[f(b'1', b""), described(CARDS[1])].concat())
-            .await;
-        s.server_gets(&sync()).await;
-        s.server_says(&ready(b'T')).await;
-        s.client_gets(&[f(b'1', b""), ready(b'T')].concat()).await;
+        let asked = prepares_cards(&mut s, b'T').await;
 
         let run = [bind("", "x"), execute(""), sync()].concat();
         s.client_says(&[query("ROLLBACK"), run.clone()].concat())
@@ -143,15 +141,7 @@ async fn a_path_that_a_transaction_may_take_back_is_never_sure() {
 async fn a_description_that_failed_is_asked_for_again() {
     on_stage(|mut s| async move {
         runs(&mut s, "SET search_path = tenant", "SET", b'I').await;
-        let parsed = parse("x", "SELECT ssn FROM cards");
-        s.client_says(&[parsed.clone(), sync()].concat()).await;
-        let asked = [describe("x"), f(b'H', b"")].concat();
-        s.server_gets(&[parsed, asked.clone()].concat()).await;
-        s.server_says(&[f(b'1', b""), described(CARDS[1])].concat())
-            .await;
-        s.server_gets(&sync()).await;
-        s.server_says(&ready(b'I')).await;
-        s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+        let asked = prepares_cards(&mut s, b'I').await;
         runs(&mut s, "SET search_path = public", "SET", b'I').await;
 
         let run = [bind("", "x"), execute(""), sync()].concat();
