@@ -98,6 +98,9 @@ fn an_agent_without_egress_reaches_its_database_and_nothing_else() -> Result<()>
         assert_eq!(server.dialled(&stranger, ADDRESS)?, "EPERM");
     }
     let coder = agent(&world, "coder", Network::Bridge)?;
+    until("it is known", || {
+        asks(&coder).is_ok_and(|seen| seen == MASKED)
+    })?;
     weir.kill()?;
     assert_eq!(server.dialled(&coder, ADDRESS)?, "EPERM");
     let seen = asks(&coder)?;
