@@ -1,5 +1,5 @@
 //! Listeners inside other network namespaces. The daemon stays in its own: a short-lived thread
-//! enters, listens, and hands the sockets out.
+//! enters, binds, and hands the sockets out.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +11,7 @@ use std::thread;
 use gateway_ebpf::Detection;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::netlink::{Device, Netlink};
 use super::{kernel, sock_diag};
@@ -31,15 +31,24 @@ pub(super) struct Opened {
     pub(super) cookie: u64,
     /// The port of all of `listeners` and `questions`.
     pub(super) port: u16,
-    /// At 127.0.0.1, and at `::1` where the kernel has IPv6; nonblocking.
+    /// At 127.0.0.1, and at `::1` where the kernel has IPv6; nonblocking. See [`Opened::listen`].
     pub(super) listeners: Vec<TcpListener>,
     /// The same for datagrams.
     pub(super) questions: Vec<UdpSocket>,
 }
 
-/// Listens on loopback inside a namespace, given as its open `/proc/<pid>/ns/net`.
+impl Opened {
+    /// Takes connections from now on: what is done once all else about the namespace is, so that
+    /// whoever sees the listeners in its list of sockets is served by them.
+    pub(super) fn listen(&self) -> io::Result<()> {
+        let mut listeners = self.listeners.iter().map(SockRef::from);
+        listeners.try_for_each(|listener| listener.listen(BACKLOG))
+    }
+}
+
+/// Binds on loopback inside a namespace, given as its open `/proc/<pid>/ns/net`.
 pub(super) fn open(namespace: &File) -> io::Result<Opened> {
-    within(namespace, listen)
+    within(namespace, bind)
 }
 
 /// The devices of a namespace.
@@ -73,7 +82,7 @@ pub(super) fn own_cookie() -> io::Result<u64> {
     kernel::netns_cookie(socket.as_fd())
 }
 
-fn listen() -> io::Result<Opened> {
+fn bind() -> io::Result<Opened> {
     let automatic = automatic_ports();
     for attempt in 0..TRIES {
         // The last attempts take what the kernel gives.
@@ -136,11 +145,9 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno as i32)
 }
 
-/// A listener for connections and one for datagrams, at the same port.
+/// A socket for connections and one for datagrams, at the same port.
 fn both_at(address: IpAddr, port: u16) -> io::Result<(TcpListener, UdpSocket)> {
-    let listener = bind_at(Type::STREAM, SocketAddr::new(address, port))?;
-    listener.listen(BACKLOG)?;
-    let listener = TcpListener::from(listener);
+    let listener: TcpListener = bind_at(Type::STREAM, SocketAddr::new(address, port))?.into();
     let questions = bind_at(Type::DGRAM, listener.local_addr()?)?;
     Ok((listener, questions.into()))
 }
@@ -162,6 +169,8 @@ fn bind_at(kind: Type, address: SocketAddr) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -176,14 +185,28 @@ mod tests {
     #[test]
     fn both_families_listen_at_one_port_in_the_current_namespace() {
         let own = File::open("/proc/self/ns/net").unwrap();
-        // Entering a namespace takes CAP_SYS_ADMIN, even one's own; listening doesn't.
+        // Entering a namespace takes CAP_SYS_ADMIN, even one's own; binding doesn't.
         let opened = if nix::unistd::geteuid().is_root() {
             open(&own)
         } else {
-            listen()
+            bind()
         }
         .unwrap();
         assert!(opened.cookie > 0);
+        let dial = |listener: &TcpListener| TcpStream::connect(listener.local_addr().unwrap());
+        assert!(
+            opened
+                .listeners
+                .iter()
+                .all(|listener| dial(listener).is_err())
+        );
+        opened.listen().unwrap();
+        assert!(
+            opened
+                .listeners
+                .iter()
+                .all(|listener| dial(listener).is_ok())
+        );
         for listener in &opened.listeners {
             let address = listener.local_addr().unwrap();
             assert!(address.ip().is_loopback());

@@ -387,7 +387,8 @@ impl Watch {
         if id != self.host {
             self.note_isolation(id, &devices);
         }
-        if let Err(error) = self.admit(id) {
+        let ready = self.admit(id).and_then(|()| opened.listen());
+        if let Err(error) = ready {
             self.known.remove(&inode);
             self.namespaces.remove(id.0);
             self.coverages.set(id, None);
