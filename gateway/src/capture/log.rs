@@ -19,7 +19,9 @@ const LINES: u64 = 20;
 pub(super) fn start(ebpf: &mut Ebpf) -> Result<Worker, Error> {
     let logger = EbpfLogger::init_with_logger(ebpf, ToTracing::new())
         .map_err(|_| Error::Incomplete("AYA_LOGS"))?;
+    // aya-log reads until there is nothing more, which agents that make lines fast enough can put off.
     Worker::spawn("weir-ebpf-log", move |stop| read(logger, &stop))
+        .map(Worker::unjoined)
         .map_err(Error::io("the thread for the eBPF log can't be started"))
 }
 

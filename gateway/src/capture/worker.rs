@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// A thread. Dropping this stops and joins it.
+/// A thread. Dropping this stops it, and joins it but for [`Worker::unjoined`].
 pub(super) struct Worker {
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
@@ -23,6 +23,12 @@ impl Worker {
             stop: Some(writer),
             thread: Some(thread),
         })
+    }
+
+    /// One whose end nobody waits for: what it does in one go can take as long as an agent wants.
+    pub(super) fn unjoined(mut self) -> Self {
+        self.thread = None;
+        self
     }
 }
 
@@ -71,5 +77,21 @@ mod tests {
         });
         drop(worker.unwrap());
         assert!(ended.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn an_unjoined_worker_is_told_to_stop_and_not_waited_for() {
+        let (busy, free) = std::sync::mpsc::channel::<()>();
+        let (ended, end) = std::sync::mpsc::channel();
+        let (quiet, _open) = io::pipe().unwrap();
+        let worker = Worker::spawn("test", move |stop| {
+            let _ = free.recv();
+            while stop.wait(&[quiet.as_fd()], PollTimeout::NONE) {}
+            ended.send(()).unwrap();
+        });
+        // Would wait for ever if it joined.
+        drop(worker.unwrap().unjoined());
+        drop(busy);
+        assert_eq!(end.recv_timeout(std::time::Duration::from_secs(60)), Ok(()));
     }
 }
