@@ -201,6 +201,11 @@ where
         .await;
     }
 
+    /// Whether a limit was exceeded in the segment that the client is sending.
+    pub(super) fn has_exceeded(&self) -> bool {
+        self.exceeded.get() == Some(self.queue.borrow().segment())
+    }
+
     /// Whether nothing is under way: the session can be ended without cutting anything.
     pub(super) fn at_rest(&self) -> bool {
         self.status.get() == TxStatus::Idle && self.queue.borrow().is_at_rest()

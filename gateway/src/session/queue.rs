@@ -294,7 +294,9 @@ impl Queue {
         let before = self.entries.len();
         self.entries
             .retain(|e| !matches!(e.owed, Owed::Sync(AskedBy::Client)));
+        // None of them has committed: the COPY still stands to be.
         self.unsynced = true;
+        self.writes = true;
         before - self.entries.len()
     }
 

@@ -251,12 +251,10 @@ where
     /// that is waited for: if it does, the client takes all of the segment for rolled back, and so
     /// the server is made to.
     async fn before_commit(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        let exceeded =
-            |link: &Link<C, U>| link.exceeded.get() == Some(link.queue.borrow().segment());
         let waits = |link: &Link<C, U>| {
             let queue = link.queue.borrow();
             // A COPY into which the client won't send anything any more is ended first.
-            queue.writes() && (queue.owes_limited() || exceeded(link) && queue.owes_copy_in())
+            queue.writes() && (queue.owes_limited() || link.has_exceeded() && queue.owes_copy_in())
         };
         if waits(self.link) {
             self.splice
@@ -267,7 +265,7 @@ where
         let queue = self.link.queue.borrow();
         let commits = queue.writes() && !queue.is_discarding();
         drop(queue);
-        if commits && exceeded(self.link) {
+        if commits && self.link.has_exceeded() {
             self.refuse_extended(seen, &Rc::new(limit_exceeded()));
         }
         Ok(())

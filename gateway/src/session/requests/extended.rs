@@ -257,9 +257,7 @@ where
         };
         let judged = self.current(&portal.prepared);
         self.before_explicit_commit(seen, &judged).await?;
-        if self.link.exceeded.get() == Some(self.link.queue.borrow().segment())
-            && judged.ruling.side_effects.commits
-        {
+        if judged.ruling.side_effects.commits && self.link.has_exceeded() {
             self.refuse_extended(seen, &Rc::new(limit_exceeded()));
             return Ok(());
         }

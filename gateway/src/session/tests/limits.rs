@@ -231,6 +231,37 @@ async fn a_copy_behind_an_exceeded_limit_is_ended_for_the_client() {
 }
 
 #[tokio::test]
+async fn a_copy_whose_sync_was_ignored_waits_for_the_results_behind_it() {
+    on_stage(|mut s| async move {
+        let begin = [
+            parse("", "COPY orders FROM STDIN"),
+            bind("", ""),
+            execute(""),
+            sync(),
+        ]
+        .concat();
+        s.client_says(&begin).await;
+        s.server_gets(&begin).await;
+        let reads = f(b'G', &[0, 0, 1, 0, 0]);
+        let answer = [f(b'1', b""), f(b'2', b""), reads].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        let rest = [
+            f(b'd', b"1\n"),
+            f(b'c', b""),
+            parse("", "SELECT id FROM limited"),
+            bind("", ""),
+            execute(""),
+        ]
+        .concat();
+        s.client_says(&[rest.clone(), sync()].concat()).await;
+        s.server_gets(&[rest, f(b'H', b"")].concat()).await;
+        s.nothing_reaches_the_server().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_limit_holds_for_what_runs_by_its_name() {
     for (store, tag, text) in [
         (
