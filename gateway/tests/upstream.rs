@@ -118,6 +118,11 @@ impl Postgres {
             }
             let sql = "ALTER ROLE odd SET standard_conforming_strings = off";
             connection.query(sql).await.expect("setting");
+            let sql = "CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
+            connection
+                .query(sql)
+                .await
+                .expect("a database of another encoding");
             connection.close().await;
         });
     }
@@ -373,16 +378,25 @@ fn a_role_with_settings_under_which_text_reads_differently_is_refused() {
     let server = postgres();
     let target = server.target("odd", TlsMode::Disable);
     let error = open(&server, &target).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Setting {
-                name: "standard_conforming_strings",
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    reads_differently(&error, "standard_conforming_strings");
+}
+
+#[test]
+fn a_database_of_another_encoding_is_refused() {
+    let server = postgres();
+    let target = server.target("scram", TlsMode::Disable);
+    let error = block_on(Connection::open(&target, server.address, "latin1")).unwrap_err();
+    reads_differently(&error, "server_encoding");
+    assert_eq!(error.for_client("appdb").sqlstate, "57P03");
+}
+
+#[track_caller]
+fn reads_differently(error: &Error, setting: &str) {
+    let found = match error {
+        Error::Setting { name, .. } => Some(*name),
+        _ => None,
+    };
+    assert_eq!(found, Some(setting), "{error:?}");
 }
 
 // --- TLS ---------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ const SASL: &[u8] = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0";
 fn settings() -> Vec<u8> {
     [
         message(b'S', b"client_encoding\0UTF8\0"),
+        message(b'S', b"server_encoding\0UTF8\0"),
         message(b'S', b"standard_conforming_strings\0on\0"),
     ]
     .concat()

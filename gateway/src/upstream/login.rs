@@ -112,11 +112,14 @@ pub(super) async fn ready(stream: &mut Stream, mut frames: Frames) -> Result<Ses
 }
 
 /// Statements are analysed as UTF-8 in which a backslash is a backslash. A role or a database may
-/// have its own settings; one under which the server reads differently isn't usable.
+/// have its own settings; one under which the server reads differently isn't usable. In a database of
+/// another encoding it folds letters beyond ASCII and cuts long names elsewhere, so that a name could
+/// mean another object to it than to Weir.
 fn check_settings(parameters: &[(String, String)]) -> Result<(), Error> {
     for (name, wanted) in [
         ("standard_conforming_strings", "on"),
         ("client_encoding", "UTF8"),
+        ("server_encoding", "UTF8"),
     ] {
         let value = parameters
             .iter()
@@ -398,15 +401,19 @@ mod tests {
                 .collect();
             check_settings(&pairs)
         };
-        let (strings, encoding) = (
+        let right = [
             ("standard_conforming_strings", "on"),
             ("client_encoding", "UTF8"),
-        );
-        assert!(with(&[strings, encoding]).is_ok());
-        assert!(with(&[strings]).is_err());
-        assert!(with(&[encoding]).is_err());
-        assert!(with(&[("standard_conforming_strings", "off"), encoding]).is_err());
-        assert!(with(&[strings, ("client_encoding", "SQL_ASCII")]).is_err());
+            ("server_encoding", "UTF8"),
+        ];
+        assert!(with(&right).is_ok());
+        for (at, wrong) in ["off", "SQL_ASCII", "LATIN1"].into_iter().enumerate() {
+            let mut one_wrong = right;
+            one_wrong[at].1 = wrong;
+            assert!(with(&one_wrong).is_err(), "{one_wrong:?}");
+            let without: Vec<_> = right.into_iter().filter(|r| *r != right[at]).collect();
+            assert!(with(&without).is_err(), "{without:?}");
+        }
     }
 
     #[test]
