@@ -1,6 +1,10 @@
 //! Fuzzing: libFuzzer on each decoder, by cargo-fuzz.
+//!
+//! Instrumented, all of Weir's crates are built once more, which takes longer than a short run. They
+//! are the same in every clone, and kept beside what `setup` installs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use xtask::{
@@ -19,7 +23,8 @@ pub(crate) fn run(seconds: u32, only: Option<&str>) -> Result<()> {
         !targets.is_empty(),
         "there is no such fuzz target: see fuzz/fuzz_targets"
     );
-    let mut steps = Steps::new("fuzz", targets.len() + 1);
+    let mut steps = Steps::new("fuzz", targets.len() + 2);
+    let _alone = steps.step("looking for what was built before", take_over)?;
     let mut build = fuzzer("build");
     steps.quietly("building the fuzz targets", &mut build)?;
     for target in targets {
@@ -33,11 +38,49 @@ pub(crate) fn run(seconds: u32, only: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// The target directory.
+fn built() -> PathBuf {
+    cache::installed().join("fuzz")
+}
+
+/// Makes what was built this clone's, until the lock is dropped. Weir's own part of it depends on the
+/// clone's place: another clone's would stay for ever, and goes.
+fn take_over() -> Result<File> {
+    let built = built();
+    fs::create_dir_all(&built).with_context(|| built.display().to_string())?;
+    let lock = File::create(built.join("lock"))?;
+    lock.lock()?;
+    let owner = built.join("owner");
+    let root = cache::root();
+    if fs::read_to_string(&owner).is_ok_and(|owner| *owner == *root.to_string_lossy()) {
+        return Ok(lock);
+    }
+    let mut clean = cargo();
+    clean.args([
+        "clean",
+        "--quiet",
+        "--release",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+    ]);
+    for package in ["weir", "gateway-ebpf", "weir-fuzz"] {
+        clean.args(["--package", package]);
+    }
+    // What cargo-fuzz builds for.
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    clean.args(["--target", &host, "--target-dir"]).arg(&built);
+    let cleaned = clean.status()?;
+    ensure!(cleaned.success(), "cargo clean: {cleaned}");
+    fs::write(owner, root.to_string_lossy().as_bytes())?;
+    Ok(lock)
+}
+
 fn fuzzer(verb: &str) -> std::process::Command {
     let mut command = cargo();
     // The crate has no unsafe code that a target reaches, and the sanitizer would not see into
     // libpg_query's C; without it the build takes half the time.
     command.args(["fuzz", verb, "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
+    command.arg("--target-dir").arg(built());
     // cargo-fuzz passes unstable options; a stable compiler has them all the same.
     command.env("RUSTC_BOOTSTRAP", "1");
     command
