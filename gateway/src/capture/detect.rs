@@ -23,7 +23,7 @@ use super::namespaces::Namespaces;
 use super::origin::{CgroupId, Origins, address, name};
 use super::watch::turn::told;
 use super::worker::{Stop, Worker};
-use super::{Error, netns, programs};
+use super::{Error, kernel, netns, programs};
 
 /// Detections that wait to be recorded; more are counted only.
 const QUEUE: usize = 1024;
@@ -195,7 +195,7 @@ impl Detector {
             if origins.cgroup_path(CgroupId(key.cgroup)).is_ok() {
                 left.insert(address(&key.endpoint));
             } else {
-                self.learned.remove(&key)?;
+                kernel::delete_element(&mut self.learned, &key)?;
             }
         }
         self.surroundings.aliases.keep_learned(&left);

@@ -207,7 +207,7 @@ impl Egress {
             if is_there(CgroupId(cgroup)) {
                 used.insert(policy);
             } else {
-                self.cgroups.remove(&cgroup)?;
+                kernel::delete_element(&mut self.cgroups, &cgroup)?;
             }
         }
         self.outlets.tidy(&is_there);

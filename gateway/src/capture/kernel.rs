@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::Pod;
+use aya::maps::{self, MapData, MapError};
 use aya_obj::generated::bpf_insn;
 use nix::libc;
 
@@ -294,6 +295,21 @@ pub(super) fn take_element<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::
 /// Copies an element of a hash map. The caller's types are those of the map.
 pub(super) fn find_element<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     element(Command::MapLookup, map, key)
+}
+
+/// Deletes an element of a hash map, if it is there: to aya an absent one is an error like any other.
+pub(super) fn delete_element<K: Pod, V: Pod>(
+    map: &mut maps::HashMap<MapData, K, V>,
+    key: &K,
+) -> Result<(), MapError> {
+    match map.remove(key) {
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        deleted => deleted,
+    }
 }
 
 fn element<K: Pod, V: Pod>(

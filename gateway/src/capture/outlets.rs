@@ -8,10 +8,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{self, MapData, MapError};
+use aya::maps::{self, MapData};
 use gateway_ebpf::{FIRST_LIST, MAX_SHARED, NOTHING, OPEN, Outlet};
 
-use super::{CgroupId, Error, programs};
+use super::{CgroupId, Error, kernel, programs};
 
 /// The cgroups that live behind each device, by the device's index.
 pub(super) type Residents = HashMap<u32, BTreeSet<u64>>;
@@ -122,8 +122,8 @@ impl State {
 
 /// Has nothing leave by a device; false if that can't be said.
 fn is_removed(map: &mut maps::HashMap<MapData, u32, Outlet>, device: u32) -> bool {
-    match map.remove(&device) {
-        Ok(()) | Err(MapError::KeyNotFound) => true,
+    match kernel::delete_element(map, &device) {
+        Ok(()) => true,
         Err(error) => {
             tracing::error!(device, %error, "what may leave by a device stays as it was");
             false

@@ -4,13 +4,13 @@
 
 use std::os::fd::AsFd;
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData};
 use gateway_ebpf::{MAX_ORIGINS, OriginKey, Socket};
 use nix::poll::PollTimeout;
 use nix::time::{ClockId, clock_gettime};
 
-use super::Error;
 use super::worker::{Stop, Worker};
+use super::{Error, kernel};
 
 /// Seconds that a connection may take from its SYN to its accept: longer than any waits in a backlog
 /// while there is a daemon.
@@ -46,9 +46,8 @@ fn sweep(origins: &mut Origins) {
     let all = origins.iter().take(2 * MAX_ORIGINS).filter_map(Result::ok);
     let old = all.filter(|(_, socket)| is_over(socket.connected, now));
     for key in old.map(|(key, _)| key).collect::<Vec<_>>() {
-        match origins.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(error) => tracing::warn!(%error, "an old origin stays in the kernel"),
+        if let Err(error) = kernel::delete_element(origins, &key) {
+            tracing::warn!(%error, "an old origin stays in the kernel");
         }
     }
 }

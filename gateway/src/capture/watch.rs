@@ -435,7 +435,7 @@ impl Watch {
             if serve {
                 self.listeners.insert(known.id.0, u32::from(known.port), 0)
             } else {
-                self.listeners.remove(&known.id.0)
+                kernel::delete_element(&mut self.listeners, &known.id.0)
             }
             .map_err(io::Error::other)?;
             known.served = serve;
@@ -446,12 +446,9 @@ impl Watch {
     fn remove(&mut self, id: NetnsId) {
         // Nobody lives there to ask.
         let _ = self.isolated.remove(&id.0);
-        match self.listeners.remove(&id.0) {
-            Ok(()) | Err(maps::MapError::KeyNotFound) => {}
+        if let Err(error) = kernel::delete_element(&mut self.listeners, &id.0) {
             // Its clients are then refused by the closed port rather than by the program.
-            Err(error) => {
-                tracing::warn!(netns = id.0, %error, "a listener's entry stays in the kernel")
-            }
+            tracing::warn!(netns = id.0, %error, "a listener's entry stays in the kernel");
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -298,6 +300,33 @@ fn a_container_that_no_runtime_confirms_is_refused() -> Result<()> {
     // Where it could be one of two agents, the one by cgroup isn't taken for want of the other.
     let seen = psql_in(&stage, &format!("coder-x/docker-{id}.scope"))?;
     assert!(seen.stderr.contains("knows no agent"), "{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn agents_that_come_and_go_are_nothing_to_warn_of() -> Result<()> {
+    let stage = Stage::new()?;
+    for network in [Network::Bridge, Network::OnlyLo, Network::Bridge] {
+        let mut agent = stage.world.agent("coder", network)?;
+        agent.settle()?;
+        let seen = agent.psql("SELECT 'in';")?;
+        assert_eq!(seen.stdout, "in", "{seen:?}");
+        // Weir looks at all that it knows once a second.
+        thread::sleep(Duration::from_secs(2));
+    }
+    until("only the stage's agent is left", || {
+        let log = stage.weir.log();
+        let opened = log.matches("listening in an agent's").count();
+        opened == log.matches("network namespace is empty").count() + 1
+    })?;
+    let log = stage.weir.log();
+    // What is so of this host, and of all tests' agents.
+    let known = ["this host lacks a hook", "WARN preflight"];
+    let warnings = log.lines().filter(|line| {
+        let warns = line.contains("WARN") || line.contains("ERROR");
+        warns && !known.iter().any(|known| line.contains(known))
+    });
+    assert_eq!(warnings.collect::<Vec<_>>(), Vec::<&str>::new());
     Ok(())
 }
 

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::MapError;
-
 use super::super::netlink::Device;
-use super::super::netns;
 use super::super::perimeter::is_isolated;
+use super::super::{kernel, netns};
 use super::{Known, NetnsId, Watch};
 
 /// Time until a namespace's devices are looked at again without a reason: the host isn't told of those
@@ -126,13 +124,10 @@ impl Watch {
         let noted = if is_isolated(devices) {
             self.isolated.insert(id.0, 1, 0)
         } else {
-            self.isolated.remove(&id.0)
+            kernel::delete_element(&mut self.isolated, &id.0)
         };
-        match noted {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(error) => {
-                tracing::warn!(netns = id.0, %error, "whether a namespace is isolated can't be noted");
-            }
+        if let Err(error) = noted {
+            tracing::warn!(netns = id.0, %error, "whether a namespace is isolated can't be noted");
         }
     }
 }

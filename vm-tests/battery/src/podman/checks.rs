@@ -133,7 +133,8 @@ fn dialling_through(host: &Host) -> Result<Seen> {
     ensure!(said == "governed", "the client said {said:?}");
     for act in [
         &["restart", "weir.service"][..],
-        &["kill", "--signal=KILL", "weir.service"],
+        // Not those of its cgroup: systemd reads their list, which fails once the first is gone.
+        &["kill", "--kill-whom=main", "--signal=KILL", "weir.service"],
     ] {
         let daemon = host.daemon()?;
         host.systemctl(act)?;
