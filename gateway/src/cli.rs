@@ -18,6 +18,7 @@ pub mod audit;
 mod ca;
 mod completions;
 mod doctor;
+mod log;
 pub mod policy;
 pub mod replay;
 mod run;
