@@ -210,6 +210,22 @@ fn root_of_a_user_namespace_is_no_root_of_the_host() {
     assert!(!has, "{contained:?}");
 }
 
+/// The list of mounts has each place twice, and each space as four characters.
+#[test]
+fn a_process_with_more_mounts_than_are_looked_at_counts_as_the_worst() {
+    let before = r#"mount -t tmpfs none /mnt && cd /mnt &&
+        folder=$(printf '%250s' '')x &&
+        for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do mkdir "$folder" && cd "$folder" || exit; done &&
+        for _ in $(seq 50); do mount --bind . . || exit; done &&
+        cd /"#;
+    let found = found(How { before, ..CONFINED });
+    only(
+        &found,
+        Severity::Defeats,
+        "more mounts than can be looked at",
+    );
+}
+
 #[test]
 fn a_socket_is_found_where_it_is_seen_and_may_be_used() {
     let dir = tempfile::tempdir().unwrap();

@@ -251,3 +251,19 @@ async fn names_without_end_are_refused() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn named_texts_without_end_are_refused() {
+    on_stage(|mut s| async move {
+        let text = format!("SELECT '{}'", "x".repeat(15 << 20));
+        for name in ["a", "b", "c", "d"] {
+            prepares(&mut s, name, &text).await;
+        }
+        s.client_says(&parse("e", &text)).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+        s.server_says(&error("42601", "syntax error")).await;
+        s.client_is_refused("54000", "too many named").await;
+    })
+    .await;
+}
