@@ -1,9 +1,11 @@
 //! What is refused, how that looks to a client, and that none of it reaches the server.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use xtask::world::Network;
 
-use crate::support::{Stage, client, refusal};
+use crate::support::{Stage, client, refusal, until};
 
 #[test]
 fn a_refused_statement_never_reaches_the_server_and_the_session_goes_on() -> Result<()> {
@@ -138,6 +140,25 @@ fn an_unknown_agent_is_refused_with_28000() -> Result<()> {
     stranger.settle()?;
     let told = refusal(&stranger, &[])?;
     assert!(told.starts_with("FATAL 28000"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn start_ups_that_fail_fill_no_log() -> Result<()> {
+    let stage = Stage::new()?;
+    let script = "import os, socket\n\
+        to = (os.environ['PGHOST'], int(os.environ['PGPORT']))\n\
+        for _ in range(2000):\n    \
+            with socket.create_connection(to) as s: s.send(b'GET / HTTP/1.1\\r\\n\\r\\n')\n";
+    let begin = Instant::now();
+    let seen = stage.agent.run("python3", &["-c", script])?;
+    assert!(seen.ok(), "{seen:?}");
+    until("the log tells that it stops", || {
+        stage.weir.log().contains("such lines a second")
+    })?;
+    let lines = stage.weir.log().matches("start-up failed").count();
+    let seconds = begin.elapsed().as_secs() as usize + 2;
+    assert!(lines <= 20 * seconds, "{lines} in {seconds} s");
     Ok(())
 }
 
