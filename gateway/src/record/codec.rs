@@ -57,6 +57,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn varint(&mut self) -> Result<u64, Malformed> {
+        // Nearly all of them.
+        if let &[byte @ ..0x80, ref rest @ ..] = self.0 {
+            self.0 = rest;
+            return Ok(byte.into());
+        }
         let mut value = 0u64;
         for i in 0..MAX_VARINT {
             let byte = self.byte()?;

@@ -11,7 +11,7 @@
 //!   sets is safe to judge by that: either both happen or neither. One of an earlier segment may
 //!   yet fail, and then the name keeps its old meaning: [`Found::Wait`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::statement::{Portal, Prepared, Run};
@@ -104,10 +104,10 @@ pub(super) struct Queue {
     writes: bool,
     /// Something that was entered since the server last owed nothing may exceed a limit.
     limited: bool,
-    statements: HashMap<Box<[u8]>, Rc<Prepared>>,
+    statements: BTreeMap<Box<[u8]>, Rc<Prepared>>,
     /// Bytes of the texts of `statements`.
     texts: usize,
-    portals: HashMap<Box<[u8]>, Rc<Portal>>,
+    portals: BTreeMap<Box<[u8]>, Rc<Portal>>,
     /// The portal without a name, which nearly all are.
     unnamed_portal: Option<Rc<Portal>>,
 }
