@@ -38,8 +38,8 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// Takes connections from now on: what is done once all else about the namespace is, so that
-    /// whoever sees the listeners in its list of sockets is served by them.
+    /// Takes connections from now on: just before clients are sent there, so that they are neither
+    /// refused here, nor see the listeners in their list of sockets long before they are served.
     pub(super) fn listen(&self) -> io::Result<()> {
         let mut listeners = self.listeners.iter().map(SockRef::from);
         listeners.try_for_each(|listener| listener.listen(BACKLOG))

@@ -387,7 +387,7 @@ impl Watch {
         if id != self.host {
             self.note_isolation(id, &devices);
         }
-        let ready = self.admit(id).and_then(|()| opened.listen());
+        let ready = opened.listen().and_then(|()| self.admit(id));
         if let Err(error) = ready {
             self.known.remove(&inode);
             self.namespaces.remove(id.0);
