@@ -45,6 +45,7 @@
 //! recompute its chain, and whole records taken off the end of a file that has no `Close` leave
 //! no trace: both need signed digests kept elsewhere.
 
+mod account;
 pub mod cells;
 mod codec;
 mod entry;
@@ -69,6 +70,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use account::Group;
 pub use entry::{Entry, RowsDigest, Status, Totals, Verdict, Via};
 pub use frame::MAX_PAYLOAD;
 
@@ -78,7 +80,7 @@ pub use open::{Close, CloseReason, SessionId, SessionOpen, Upstream};
 pub use question::{Question, Told};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
 pub use stored::{Stored, StoredDecision, StoredOutcome};
-pub use summary::{Group, State, Summary};
+pub use summary::{State, Summary};
 pub use verify::{Verification, Verified, verify};
 
 /// Free space, in bytes, below which no new session is accepted. Sessions that are open may use

@@ -377,13 +377,11 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Counts a decision; says whether it was of a statement.
-    pub(super) fn decided(&mut self, via: Via, verdict: &Verdict<'_>) -> bool {
+    /// Counts a decision.
+    pub(super) fn decided(&mut self, via: Via, verdict: &Verdict<'_>) {
         let denied = matches!(verdict, Verdict::Deny { .. });
-        let counts = denied || via != Via::Parse;
-        self.statements += u64::from(counts);
+        self.statements += u64::from(denied || via != Via::Parse);
         self.denied += u64::from(denied);
-        counts
     }
 
     /// Counts a question.
@@ -402,9 +400,7 @@ impl Totals {
     /// Counts an entry as it is appended.
     pub(super) fn add(&mut self, entry: &Entry<'_>) {
         match entry {
-            Entry::Decision { via, verdict, .. } => {
-                self.decided(*via, verdict);
-            }
+            Entry::Decision { via, verdict, .. } => self.decided(*via, verdict),
             Entry::Question(question) => self.asked(&question.told),
             Entry::Outcome {
                 rows,

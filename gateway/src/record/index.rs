@@ -1,8 +1,9 @@
 //! The index over all journals: an SQLite file that can always be made anew from them.
 //!
 //! Sessions tell of their beginning and end over a bounded queue that never makes them wait; a
-//! thread of its own reads the journals and writes what they came to. Where the queue overflows,
-//! or SQLite fails, the index is stale until the thread has gone through the directory again.
+//! thread of its own writes what they came to, and reads that off the journals of those that don't
+//! say it. Where the queue overflows, or SQLite fails, the index is stale until the thread has gone
+//! through the directory again.
 
 mod db;
 
@@ -31,8 +32,15 @@ const GATHER: Duration = Duration::from_millis(250);
 /// Sessions written in one transaction.
 const BATCH: usize = 256;
 
-/// A session began (`false`) or ended (`true`).
-type Message = (SessionId, bool);
+/// A session and what becomes of it.
+type Message = (SessionId, Event);
+
+#[derive(Debug)]
+enum Event {
+    Opened,
+    /// With what it came to, if it says so.
+    Ended(Option<Box<Summary>>),
+}
 
 /// The way to the index's thread. Dropping it waits until what was told is written.
 #[derive(Debug)]
@@ -79,11 +87,11 @@ impl Feed {
     }
 
     pub(super) fn opened(&self, id: SessionId) {
-        self.tell((id, false));
+        self.tell((id, Event::Opened));
     }
 
-    pub(super) fn ended(&self, id: SessionId) {
-        self.tell((id, true));
+    pub(super) fn ended(&self, id: SessionId, summary: Option<Box<Summary>>) {
+        self.tell((id, Event::Ended(summary)));
     }
 
     fn tell(&self, message: Message) {
@@ -124,7 +132,7 @@ impl Worker {
             }
             let Ok(first) = self.queue.recv() else { return };
             let messages = self.gather(first);
-            let result = self.write(&messages);
+            let result = self.write(messages);
             self.wrote = Some(Instant::now());
             self.note(result);
         }
@@ -132,7 +140,7 @@ impl Worker {
 
     /// Everything told within [`GATHER`] of the last write, so that a lone session is listed at
     /// once and a storm of them costs few transactions; of each session the last.
-    fn gather(&self, first: Message) -> HashMap<SessionId, bool> {
+    fn gather(&self, first: Message) -> HashMap<SessionId, Event> {
         let mut messages = HashMap::from([first]);
         let deadline = self.wrote.map_or_else(Instant::now, |wrote| wrote + GATHER);
         while messages.len() < BATCH {
@@ -140,18 +148,23 @@ impl Worker {
                 .queue
                 .recv_timeout(deadline.saturating_duration_since(Instant::now()))
             {
-                Ok((id, ended)) => *messages.entry(id).or_default() |= ended,
+                Ok((id, event)) => drop(messages.insert(id, event)),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
         messages
     }
 
-    fn write(&mut self, messages: &HashMap<SessionId, bool>) -> Result<(), Error> {
+    fn write(&mut self, messages: HashMap<SessionId, Event>) -> Result<(), Error> {
         let mut summaries = Vec::new();
-        for (id, ended) in messages {
+        for (id, event) in messages {
             // The lock may be held for a moment after the message, so that it can't be asked.
-            summaries.extend(summary(&id.path_in(&self.journal), Some(!ended))?);
+            let read = |live| summary(&id.path_in(&self.journal), Some(live));
+            summaries.extend(match event {
+                Event::Ended(Some(summary)) => Some(*summary),
+                Event::Ended(None) => read(false)?,
+                Event::Opened => read(true)?,
+            });
         }
         self.index.store(&summaries)
     }

@@ -11,9 +11,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::account::Account;
 use super::entry::{Entry, Totals, kind};
 use super::frame::{self, Framer, PIECE};
 use super::open::{Close, CloseReason, SessionId, SessionOpen};
+use super::summary::Summary;
 use super::sync::Synced;
 use super::{Error, Shared};
 
@@ -45,6 +47,17 @@ pub struct SessionJournal {
     /// Why nothing more can be recorded.
     failed: Option<Failure>,
     totals: Totals,
+    /// What the index is told at the end; `None` once that is too much to keep.
+    live: Option<Box<Live>>,
+    /// The same, of a journal that was closed.
+    summary: Option<Box<Summary>>,
+}
+
+/// How the session began, and its statements until now.
+#[derive(Debug)]
+struct Live {
+    open: SessionOpen,
+    account: Account,
 }
 
 /// What made a journal fail.
@@ -77,6 +90,11 @@ impl SessionJournal {
             synced_to: Arc::default(),
             failed: None,
             totals: Totals::default(),
+            live: Some(Box::new(Live {
+                open: open.clone(),
+                account: Account::default(),
+            })),
+            summary: None,
         };
         journal.put(kind::OPEN, |out| put_json(out, open));
         journal
@@ -96,6 +114,12 @@ impl SessionJournal {
     /// that can't be recorded makes that commit fail.
     pub fn append(&mut self, entry: &Entry<'_>) {
         self.totals.add(entry);
+        if let Some(live) = &mut self.live {
+            live.account.add(entry);
+            if !live.account.is_small() {
+                self.live = None;
+            }
+        }
         match *entry {
             Entry::Rows {
                 statement,
@@ -173,12 +197,23 @@ impl SessionJournal {
             totals: self.totals,
         };
         self.put(kind::CLOSE, |out| put_json(out, &close));
-        self.commit().await.map(|Recorded(())| ())
+        let Recorded(()) = self.commit().await?;
+        self.summary = self
+            .live
+            .take()
+            .map(|live| Box::new(Summary::closed(live.open, &close, live.account)));
+        Ok(())
     }
 
     #[cfg(test)]
     pub(super) fn is_unsynced(&self) -> bool {
         self.synced_to.load(Ordering::Acquire) < self.written
+    }
+
+    /// Whether it still knows what the index is told at the end.
+    #[cfg(test)]
+    pub(super) fn keeps_account(&self) -> bool {
+        self.live.is_some()
     }
 
     /// Bytes of buffer that this journal holds.
@@ -282,7 +317,7 @@ impl Written {
 impl Drop for SessionJournal {
     fn drop(&mut self) {
         return_buffer(&mut self.pending);
-        self.shared.index.ended(self.id);
+        self.shared.index.ended(self.id, self.summary.take());
     }
 }
 

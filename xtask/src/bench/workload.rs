@@ -4,10 +4,11 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// One thing a client does.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,7 @@ pub(crate) fn run(
     gateway: Option<u32>,
     client: &dyn Fn(&str) -> Command,
 ) -> Result<Sample> {
-    let before = gateway.map(cpu).transpose()?.unwrap_or_default();
+    let before = gateway.map(cpu_at_rest).transpose()?.unwrap_or_default();
     let (count, mut sample) = match workload.kind {
         Kind::CopyOut => copy(client("psql"))?,
         kind => {
@@ -101,7 +102,7 @@ pub(crate) fn run(
             pgbench(client("pgbench"), kind, length, &log)?
         }
     };
-    let after = gateway.map(cpu).transpose()?.unwrap_or_default();
+    let after = gateway.map(cpu_at_rest).transpose()?.unwrap_or_default();
     sample.cpu = (after - before).as_secs_f64() * 1e6 / count;
     Ok(sample)
 }
@@ -235,6 +236,23 @@ pub(crate) fn median(samples: &[Sample]) -> Sample {
         p99: middle(|s| s.p99),
         cpu: middle(|s| s.cpu),
     }
+}
+
+/// CPU time of a process that has done all it has to do: what a gateway puts off until its clients have
+/// left belongs to them.
+fn cpu_at_rest(pid: u32) -> Result<Duration> {
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut last = cpu(pid)?;
+    for _ in 0..100 {
+        thread::sleep(LOOK);
+        let now = cpu(pid)?;
+        // Timers and scans go on.
+        if now - last < LOOK / 50 {
+            return Ok(now);
+        }
+        last = now;
+    }
+    bail!("the gateway is still busy 10 s after its clients have left");
 }
 
 /// CPU time of all threads of a process, in user and kernel mode.

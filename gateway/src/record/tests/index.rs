@@ -41,6 +41,81 @@ fn a_rebuilt_index_equals_one_that_was_kept_live() {
     assert_eq!(Index::read(&place.paths.index).unwrap().dump(), live);
 }
 
+/// A session with statements of every kind, in so many different texts.
+fn write_varied(recorder: &Recorder, texts: u32) -> bool {
+    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let rules: [Arc<str>; 2] = ["a".into(), "b".into()];
+    let denied = Verdict::Deny {
+        sqlstate: "42501",
+        message: "no",
+    };
+    let observed = Verdict::Observe {
+        sqlstate: "42501",
+        message: "no",
+    };
+    let mut statement = 0;
+    for text in 0..texts {
+        let sql = format!("select {text}; select 1");
+        // Numbers are used again.
+        let id = text % 100;
+        journal.append(&Entry::Text {
+            id,
+            sql: sql.as_bytes(),
+        });
+        let end = sql.len() as u32;
+        for (via, verdict, rules, span) in [
+            (Via::Parse, Verdict::Allow, &rules[..1], 0..end),
+            (Via::Execute, Verdict::Allow, &rules[..1], 0..end),
+            (Via::Simple, Verdict::Allow, &rules[..], end - 8..end),
+            (Via::Simple, Verdict::Allow, &rules[1..], end - 8..end),
+            (Via::Parse, denied, &rules[..], 0..end),
+            (Via::Execute, observed, &[], 0..end),
+            (Via::Execute, observed, &[], 0..end + 1),
+        ] {
+            statement += 1;
+            journal.append(&Entry::Decision {
+                statement,
+                at: 1_700_000_000_000_100 + statement,
+                text: id,
+                span,
+                via,
+                parameters: None,
+                verdict,
+                rules,
+                effects: 1,
+            });
+            let runs = via != Via::Parse;
+            for status in [Status::Suspended, Status::Cut]
+                .into_iter()
+                .filter(|_| runs)
+            {
+                let mut outcome = outcome(statement, 3);
+                if let Entry::Outcome { status: ended, .. } = &mut outcome {
+                    *ended = status;
+                }
+                journal.append(&outcome);
+            }
+        }
+    }
+    let kept = journal.keeps_account();
+    let close = journal.close(1_700_000_000_900_000, CloseReason::Refused("so".into()));
+    block_on(close).unwrap();
+    kept
+}
+
+#[test]
+fn what_a_session_tells_of_itself_is_what_its_journal_says() {
+    let place = Place::new();
+    let recorder = place.recorder(Durability::Os);
+    assert!(write_varied(&recorder, 3));
+    assert!(!write_varied(&recorder, 200), "what is kept has a bound");
+    drop(recorder);
+    let live = Index::read(&place.paths.index).unwrap().dump();
+    let rebuilt = place.dir.path().join("rebuilt.db");
+    assert_eq!(reindex(&rebuilt, &place.paths.journal).unwrap(), 2);
+    assert_eq!(Index::read(&rebuilt).unwrap().dump(), live);
+}
+
 fn question<'a>(name: &'a str, told: Told<'static>) -> Entry<'a> {
     Entry::Question(Question {
         at: 1_700_000_000_000_300,
