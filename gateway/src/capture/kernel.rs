@@ -194,6 +194,9 @@ struct ProgLoad {
     expected_attach_type: u32,
 }
 
+/// As often as libbpf does.
+const LOAD_ATTEMPTS: usize = 5;
+
 /// Loads a program for connects of unix sockets (Linux 6.7).
 pub(super) fn load_connect_unix(instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
     let mut attribute = ProgLoad {
@@ -210,7 +213,17 @@ pub(super) fn load_connect_unix(instructions: &[bpf_insn]) -> io::Result<OwnedFd
         device: 0,
         expected_attach_type: AttachType::ConnectUnix as u32,
     };
-    owned(bpf(Command::ProgLoad, &mut attribute)?)
+    let mut loaded = bpf(Command::ProgLoad, &mut attribute);
+    for _ in 1..LOAD_ATTEMPTS {
+        match loaded {
+            // A signal came while the verifier was at it: to begin again is all there is to do.
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                loaded = bpf(Command::ProgLoad, &mut attribute);
+            }
+            _ => break,
+        }
+    }
+    owned(loaded?)
 }
 
 #[repr(C)]

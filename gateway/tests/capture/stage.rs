@@ -454,8 +454,12 @@ impl Daemon {
         self.capture.egress().unwrap()
     }
 
+    /// What is missing is in the test's output.
     pub(crate) fn lacks(&self, hook: Hook) -> bool {
-        self.capture.gaps().iter().any(|gap| gap.hook == hook)
+        let mut gaps = self.capture.gaps().iter();
+        let gap = gaps.find(|gap| gap.hook == hook);
+        gap.inspect(|gap| println!("{hook:?}: {}", gap.why))
+            .is_some()
     }
 
     pub(crate) fn coverage(&self, namespace: NetnsId) -> Coverage {
