@@ -247,7 +247,8 @@ fn cpu_at_rest(pid: u32) -> Result<Duration> {
         thread::sleep(LOOK);
         let now = cpu(pid)?;
         // Timers and scans go on.
-        if now - last < LOOK / 50 {
+        // A thread that has ended takes its time with it.
+        if now.saturating_sub(last) < LOOK / 50 {
             return Ok(now);
         }
         last = now;
