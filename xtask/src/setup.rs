@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use xtask::steps::cargo;
 
 use crate::ebpf::{Compiler, find_program};
 
@@ -377,11 +378,6 @@ fn remember(place: &Path, list: &[&str]) -> Result<()> {
 fn is_cached(place: &str, list: &[&str]) -> bool {
     let note = cache().map(|cache| cache.join(place).join("installed"));
     note.is_ok_and(|note| fs::read_to_string(note).is_ok_and(|text| text == list.join("\n")))
-}
-
-/// The cargo that runs this task.
-fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 fn run_command(command: &mut Command) -> Result<()> {

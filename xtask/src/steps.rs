@@ -83,10 +83,23 @@ impl Steps {
     }
 }
 
-/// Cargo, as the one that runs us.
+/// Cargo, as the one that runs us, in the environment that it was started in.
 #[must_use]
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Of the package that it runs. Build scripts may watch them: ring's does, so that TLS and all
+    // that stands on it would be built again each time a task follows a plain `cargo build`.
+    let ours = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| is_of_our_package(&name.to_string_lossy()));
+    for name in ours {
+        command.env_remove(name);
+    }
     command.current_dir(cache::root());
     command
+}
+
+/// Whether `cargo run` has set a variable to tell a program of its own package.
+fn is_of_our_package(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }

@@ -64,6 +64,14 @@ impl Place {
     }
 }
 
+/// A session that has begun, in a place of its own.
+pub(super) fn session() -> (Place, Recorder, SessionJournal) {
+    let place = Place::new();
+    let recorder = place.recorder(Durability::Os);
+    let journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    (place, recorder, journal)
+}
+
 /// Runs a future that never waits for anything but the sync thread.
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()

@@ -129,10 +129,8 @@ fn question<'a>(name: &'a str, told: Told<'static>) -> Entry<'a> {
 
 #[test]
 fn questions_are_summed_up_as_statements_and_refused_ones_as_denied() {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let id = SessionId::now();
-    let mut journal = recorder.session(&open_of(id)).unwrap();
+    let (place, recorder, mut journal) = session();
+    let id = journal.id();
     let addresses = vec![[10, 0, 0, 1].into()];
     journal.append(&question("db.internal", Told::Addresses(addresses.into())));
     journal.append(&question("db.internal", Told::Addresses(vec![].into())));

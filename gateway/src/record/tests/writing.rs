@@ -4,10 +4,8 @@ use super::*;
 
 #[test]
 fn a_session_reads_back_as_it_was_recorded() {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let id = SessionId::now();
-    let mut journal = recorder.session(&open_of(id)).unwrap();
+    let (place, _recorder, mut journal) = session();
+    let id = journal.id();
     let rules: [Arc<str>; 2] = ["a".into(), "b".into()];
     let text = b"select $1".repeat(200);
     journal.append(&Entry::Text { id: 1, sql: &text });
@@ -140,10 +138,8 @@ fn a_session_reads_back_as_it_was_recorded() {
 
 #[test]
 fn bulk_data_is_cut_into_pieces_that_make_up_the_same_stream() {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let id = SessionId::now();
-    let mut journal = recorder.session(&open_of(id)).unwrap();
+    let (place, _recorder, mut journal) = session();
+    let id = journal.id();
     // Half of it compresses, half doesn't.
     let mut noise = vec![0; 100_000];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
@@ -171,9 +167,7 @@ fn bulk_data_is_cut_into_pieces_that_make_up_the_same_stream() {
 
 #[test]
 fn compressing_is_given_up_for_noise_and_taken_up_again() {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let (_place, _recorder, mut journal) = session();
     let mut noise = vec![0; 4000];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
     journal.append(&Entry::Rows {
@@ -198,9 +192,7 @@ fn compressing_is_given_up_for_noise_and_taken_up_again() {
 
 #[test]
 fn an_idle_session_holds_no_buffer() {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let (_place, _recorder, mut journal) = session();
     journal.append(&Entry::Rows {
         statement: 1,
         columns: 0,
@@ -213,10 +205,8 @@ fn an_idle_session_holds_no_buffer() {
 
 #[test]
 fn nothing_is_written_before_a_commit_and_nothing_pending_stays_after_it() {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let id = SessionId::now();
-    let mut journal = recorder.session(&open_of(id)).unwrap();
+    let (place, _recorder, mut journal) = session();
+    let id = journal.id();
     let pending = journal.bytes_pending();
     assert!(pending > 0);
     assert_eq!(fs::metadata(place.path(id)).unwrap().len(), 0);
@@ -229,10 +219,8 @@ fn nothing_is_written_before_a_commit_and_nothing_pending_stays_after_it() {
 
 #[test]
 fn an_entry_that_is_too_large_ends_the_journal_and_leaves_it_sound() {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let id = SessionId::now();
-    let mut journal = recorder.session(&open_of(id)).unwrap();
+    let (place, _recorder, mut journal) = session();
+    let id = journal.id();
     let _ = block_on(journal.commit()).unwrap();
     journal.append(&Entry::Text {
         id: 1,
@@ -255,10 +243,8 @@ fn an_entry_that_is_too_large_ends_the_journal_and_leaves_it_sound() {
 
 #[test]
 fn a_journal_is_open_while_its_session_lives_and_cut_once_it_is_gone() {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
-    let id = SessionId::now();
-    let mut journal = recorder.session(&open_of(id)).unwrap();
+    let (place, _recorder, mut journal) = session();
+    let id = journal.id();
     let _ = block_on(journal.commit()).unwrap();
     assert_eq!(verify(&place.path(id)).unwrap().end, Verification::Open);
     drop(journal);

@@ -91,12 +91,18 @@ async fn prepares_cards(s: &mut Stage, status: u8) -> Vec<u8> {
     asked
 }
 
+/// [`prepares_cards`] of one schema, behind which the path names another. Returns the same.
+async fn prepares_cards_of_a_path_that_changes(s: &mut Stage) -> Vec<u8> {
+    runs(s, "SET search_path = tenant", "SET", b'I').await;
+    let asked = prepares_cards(s, b'I').await;
+    runs(s, "SET search_path = public", "SET", b'I').await;
+    asked
+}
+
 #[tokio::test]
 async fn a_statement_is_described_anew_once_its_names_may_mean_other_tables() {
     on_stage(|mut s| async move {
-        runs(&mut s, "SET search_path = tenant", "SET", b'I').await;
-        let asked = prepares_cards(&mut s, b'I').await;
-        runs(&mut s, "SET search_path = public", "SET", b'I').await;
+        let asked = prepares_cards_of_a_path_that_changes(&mut s).await;
 
         let run = [bind("", "x"), execute(""), sync()].concat();
         s.client_says(&run).await;
@@ -140,9 +146,7 @@ async fn a_path_that_a_transaction_may_take_back_is_never_sure() {
 #[tokio::test]
 async fn a_description_that_failed_is_asked_for_again() {
     on_stage(|mut s| async move {
-        runs(&mut s, "SET search_path = tenant", "SET", b'I').await;
-        let asked = prepares_cards(&mut s, b'I').await;
-        runs(&mut s, "SET search_path = public", "SET", b'I').await;
+        let asked = prepares_cards_of_a_path_that_changes(&mut s).await;
 
         let run = [bind("", "x"), execute(""), sync()].concat();
         s.client_says(&run).await;
