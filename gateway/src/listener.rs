@@ -93,7 +93,13 @@ impl Workers {
             let thread = std::thread::Builder::new()
                 .name(format!("weir-worker-{number}"))
                 .spawn(move || {
-                    LocalSet::new().block_on(&runtime, work(admitted, environment, counted));
+                    LocalSet::new().block_on(&runtime, async {
+                        // As a task: what is blocked on is polled each time that the thread wakes.
+                        let work = tokio::task::spawn_local(work(admitted, environment, counted));
+                        if let Err(panic) = work.await {
+                            std::panic::resume_unwind(Box::new(panic));
+                        }
+                    });
                 })?;
             queues.push(queue);
             tallies.push(tally);

@@ -24,8 +24,8 @@
 //! frame  = length u32 LE | kind u8 | flags u8 | check (2) | payload (length bytes) | chain (32)
 //! ```
 //!
-//! - `chain` of frame n is `BLAKE3(chain of n-1 | length | kind | flags | check | payload as
-//!   stored)`; the chain before the first frame is `BLAKE3(header)`.
+//! - `chain` of frame n is `BLAKE3(length | kind | flags | check | payload as stored)` keyed with the
+//!   chain of n-1; the chain before the first frame is `BLAKE3(header)`, without a key.
 //! - `check` is the first two bytes of the chain of n-1, XORed with the three byte pairs of
 //!   length, kind and flags.
 //! - `flags` bit 0: the payload is `u32 LE raw length | LZ4 block`. All other bits are 0.
@@ -39,7 +39,7 @@
 //! attempt to reach a database past Weir; `(names)`, an agent's questions for names, with one
 //! [`Question`] each.
 //!
-//! Nothing that writes version 1 has been released: until then new kinds are part of it.
+//! Nothing that writes version 1 has been released: until then what changes is part of it.
 //!
 //! The chain shows damage and careless edits. Whoever can rewrite the whole file can also
 //! recompute its chain, and whole records taken off the end of a file that has no `Close` leave

@@ -61,7 +61,7 @@ pub(super) struct Account {
     /// Groups of statements seen lately; to be trusted where the rules are the same.
     memo: BTreeMap<Memo, usize>,
     /// The group of each statement that still runs.
-    running: BTreeMap<u64, usize>,
+    running: HashMap<u64, usize>,
 }
 
 /// A decision, but for its rules, which the writer and the reader of a journal have otherwise.

@@ -70,6 +70,8 @@ pub(super) struct Judging {
     /// Cleared once the session has changed its path: then a name may mean any schema's object.
     search_path: Option<Vec<Box<str>>>,
     stored: Stored,
+    /// On what terms EXECUTE and FETCH run.
+    by_name: ByName,
     judged: HashMap<Rc<str>, Rc<Judged>>,
     /// The last ruling: agents that put values into their SQL send texts that are analysed alike.
     last: Option<Rc<Ruling>>,
@@ -101,6 +103,7 @@ impl Judging {
             generation,
             search_path,
             stored: Stored::default(),
+            by_name: ByName::default(),
             judged: HashMap::new(),
             last: None,
             texts: 0,
@@ -123,9 +126,10 @@ impl Judging {
         }
         self.generation = Generation {
             path: self.generation.path,
-            by_name: self.stored.terms(self.under()),
+            terms: self.generation.terms,
             ..generation(&self.policy, &self.snapshot)
         };
+        self.update_terms();
         self.judged.clear();
         policy_moved.then_some(self.policy.policy.sha256)
     }
@@ -178,7 +182,7 @@ impl Judging {
     }
 
     fn rule(&self, text: &str, analysis: Rc<Analysis>) -> Ruling {
-        let by_name = self.generation.by_name;
+        let by_name = self.by_name;
         let side_effects = analysis
             .statements
             .iter()
@@ -303,8 +307,9 @@ impl Judging {
 
     /// The server has told that no transaction is open, and owes nothing.
     pub(super) fn transaction_ended(&mut self) {
-        self.stored.transaction_ended();
-        self.update_terms();
+        if self.stored.transaction_ended() {
+            self.update_terms();
+        }
         let path = &mut self.generation.path;
         if path.unsettled {
             // Whether it was taken back isn't known.
@@ -336,8 +341,9 @@ impl Judging {
 
     fn update_terms(&mut self) {
         let by_name = self.stored.terms(self.under());
-        if by_name != self.generation.by_name {
-            self.generation.by_name = by_name;
+        if by_name != self.by_name {
+            self.by_name = by_name;
+            self.generation.terms += 1;
             self.judged.clear();
         }
     }
@@ -345,6 +351,9 @@ impl Judging {
     /// A text goes upstream: from here on names may mean something else.
     pub(super) fn forwarded(&mut self, judged: &Judged) {
         let effects = judged.ruling.side_effects;
+        if !(effects.statements || effects.portals || effects.holds || effects.search_path) {
+            return;
+        }
         // What SQL's own PREPARE and DECLARE store makes no names itself.
         let stored = SideEffects {
             statements: false,
@@ -429,7 +438,7 @@ fn generation(policy: &Active, catalog: &Catalog) -> Generation {
         policy: policy.generation,
         catalog: catalog.generation(),
         path: Path::default(),
-        by_name: ByName::default(),
+        terms: 0,
     }
 }
 

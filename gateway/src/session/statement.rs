@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::stored::ByName;
 use crate::mask::{Planned, RowPlan};
 use crate::policy::{Deny, Limits};
 use crate::record::RowsDigest;
@@ -16,8 +15,8 @@ pub(super) struct Generation {
     pub(super) policy: u64,
     pub(super) catalog: u64,
     pub(super) path: Path,
-    /// On what terms EXECUTE and FETCH run.
-    pub(super) by_name: ByName,
+    /// How often the terms on which EXECUTE and FETCH run have become others.
+    pub(super) terms: u64,
 }
 
 /// What is known of a session's search path.
@@ -145,7 +144,7 @@ pub(super) struct Prepared {
 pub(super) struct Shape {
     pub(super) generation: Generation,
     /// Result formats as the Bind gave them: none, one, or one a column.
-    pub(super) formats: Box<[i16]>,
+    pub(super) formats: Rc<[i16]>,
     /// The body of the RowDescription, with these formats.
     pub(super) fields: Box<[u8]>,
     pub(super) treatment: Treatment,
@@ -184,6 +183,16 @@ impl Prepared {
         self.judged.borrow().text.len()
     }
 
+    /// Formats as a Bind gives them; those of the last portal as a rule.
+    pub(super) fn formats(&self, given: impl Iterator<Item = i16> + Clone) -> Rc<[i16]> {
+        let shape = self.shape.borrow();
+        let same = |s: &&Rc<Shape>| s.formats.iter().copied().eq(given.clone());
+        match shape.as_ref().filter(same) {
+            Some(shape) => Rc::clone(&shape.formats),
+            None => given.collect(),
+        }
+    }
+
     /// The shape that was made for these formats under this policy and catalog, if it is the last.
     pub(super) fn shape_for(&self, generation: Generation, formats: &[i16]) -> Option<Rc<Shape>> {
         let shape = self.shape.borrow();
@@ -197,7 +206,7 @@ impl Prepared {
 pub(super) struct Portal {
     pub(super) prepared: Rc<Prepared>,
     /// Result formats as the Bind gave them: none, one, or one a column.
-    pub(super) formats: Box<[i16]>,
+    pub(super) formats: Rc<[i16]>,
     /// Not known before the statement, or the portal, was described.
     pub(super) shape: RefCell<Option<Rc<Shape>>>,
     pub(super) run: RefCell<Run>,

@@ -141,11 +141,13 @@ impl Stored {
         self.holds = true;
     }
 
-    /// No transaction is open: what ends with one is gone.
-    pub(super) fn transaction_ended(&mut self) {
-        if !self.holds {
+    /// No transaction is open: what ends with one is gone. Returns whether anything is.
+    pub(super) fn transaction_ended(&mut self) -> bool {
+        let ends = !self.holds && self.cursors.under.is_some();
+        if ends {
             self.cursors = Names::default();
         }
+        ends
     }
 
     /// The terms as things are now.

@@ -95,7 +95,7 @@ impl<'a> Bind<'a> {
     }
 
     /// The result-format codes as numbers: 0 is text, 1 is binary.
-    pub fn formats(&self) -> impl Iterator<Item = i16> + 'a {
+    pub fn formats(&self) -> impl Iterator<Item = i16> + Clone + 'a {
         self.result_formats
             .chunks_exact(2)
             .map(|c| i16::from_be_bytes([c[0], c[1]]))

@@ -111,7 +111,7 @@ where
             self.deny_extended(seen, &judged, deny, Via::Execute);
             return Ok(());
         }
-        let formats: Box<[i16]> = bind.formats().collect();
+        let formats = prepared.formats(bind.formats());
         let shape = match self
             .shape(seen, &bind, (&prepared, &judged), &formats)
             .await?
