@@ -665,3 +665,20 @@ fn refused_text(rule: Option<&str>) -> String {
         .collect();
     format!("/* refused by Weir, rule {rule} */ weir refused this")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_text_waits_while_two_others_are_analysed() {
+        let turns = ANALYSING.acquire_many(2).await.expect("never closed");
+        let mut analysis = std::pin::pin!(analyse_apart("SELECT 1"));
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut analysis).await;
+        assert!(early.is_err(), "it has not waited");
+        drop(turns);
+        assert_eq!(analysis.await.statements.len(), 1);
+    }
+}
