@@ -68,7 +68,8 @@ impl Place {
 pub(super) fn session() -> (Place, Recorder, SessionJournal) {
     let place = Place::new();
     let recorder = place.recorder(Durability::Os);
-    let journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let journal = recorder.session(&open_of(SessionId::now()));
+    let journal = journal.expect("a new place takes a session");
     (place, recorder, journal)
 }
 

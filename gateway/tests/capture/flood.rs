@@ -92,7 +92,7 @@ fn hold_back(name: &str) {
         if fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name) {
             let mut renice = Command::new("renice");
             renice.args(["-n", "5", "-p"]).arg(task.file_name());
-            let is_slower = renice.output().unwrap().status.success();
+            let is_slower = renice.output().expect("renice runs").status.success();
             // That of another test's daemon may have ended meanwhile.
             assert!(is_slower || !task.path().exists());
         }

@@ -108,12 +108,17 @@ fn a_server_that_asks_for_nothing_is_fine() {
     assert_eq!(open(&server, &target).unwrap(), row(&["postgres", "f"]));
 }
 
+#[track_caller]
+fn is_not_allowed(server: &Postgres, target: &Target) {
+    let error = open(server, target).expect_err("this way in is not allowed");
+    assert!(matches!(error, Error::AuthNotAllowed(_)), "{error:?}");
+}
+
 #[test]
 fn md5_logs_in_only_where_it_is_allowed() {
     let server = postgres();
     let mut target = server.target("md5", TlsMode::Disable);
-    let error = open(&server, &target).unwrap_err();
-    assert!(matches!(error, Error::AuthNotAllowed(_)), "{error:?}");
+    is_not_allowed(&server, &target);
     target.login.allow.md5 = true;
     assert_eq!(open(&server, &target).unwrap(), row(&["md5", "f"]));
 }
@@ -123,8 +128,7 @@ fn cleartext_logs_in_only_where_it_is_allowed() {
     let server = postgres();
     let mut target = server.target("cleartext", TlsMode::Disable);
     target.login.allow.md5 = true;
-    let error = open(&server, &target).unwrap_err();
-    assert!(matches!(error, Error::AuthNotAllowed(_)), "{error:?}");
+    is_not_allowed(&server, &target);
     target.login.allow.cleartext = true;
     assert_eq!(open(&server, &target).unwrap(), row(&["cleartext", "f"]));
 }
