@@ -417,8 +417,16 @@ impl Totals {
 
 /// The digest of a result whose rows are not kept: BLAKE3 over all of its frames as the client
 /// got them, whatever the pieces in which they came.
-#[derive(Debug, Clone, Default)]
-pub struct RowsDigest(blake3::Hasher);
+#[derive(Debug, Default)]
+pub struct RowsDigest {
+    /// Of the blocks that are full; made with the first of them. Most results never fill one.
+    full: Option<Box<blake3::Hasher>>,
+    block: Vec<u8>,
+}
+
+/// Bytes that BLAKE3 is given at a time: sixteen of its chunks, as many as it works on at once. By
+/// a server's pieces of 8 KiB, each of which ends within a chunk, it takes more than twice as long.
+const BLOCK: usize = 16 << 10;
 
 impl RowsDigest {
     /// Of no rows yet.
@@ -427,12 +435,23 @@ impl RowsDigest {
     }
 
     /// Adds frames, or a piece of one.
-    pub fn update(&mut self, frames: &[u8]) {
-        self.0.update(frames);
+    pub fn update(&mut self, mut frames: &[u8]) {
+        while self.block.len() + frames.len() >= BLOCK {
+            let (fill, rest) = frames.split_at(BLOCK - self.block.len());
+            self.block.extend_from_slice(fill);
+            self.full.get_or_insert_default().update(&self.block);
+            self.block.clear();
+            frames = rest;
+        }
+        self.block.extend_from_slice(frames);
     }
 
     /// The digest for [`Entry::Outcome`].
-    pub fn finalize(&self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
+    pub fn finalize(self) -> [u8; 32] {
+        let digest = match self.full {
+            Some(mut full) => full.update(&self.block).finalize(),
+            None => blake3::hash(&self.block),
+        };
+        *digest.as_bytes()
     }
 }

@@ -293,7 +293,7 @@ where
         let statement = with_run(&mut queue, |run| {
             if self.link.results == Results::Digest {
                 run.digest
-                    .get_or_insert_with(|| Box::new(RowsDigest::new()))
+                    .get_or_insert_with(RowsDigest::new)
                     .update(frames);
             }
             run.statement

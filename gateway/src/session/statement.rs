@@ -251,7 +251,7 @@ pub(super) struct Run {
     pub(super) masked_cells: u64,
     /// Rows and bytes of the parts before.
     pub(super) before: (u64, u64),
-    pub(super) digest: Option<Box<RowsDigest>>,
+    pub(super) digest: Option<RowsDigest>,
     pub(super) started: Instant,
     /// The client has been told that a limit was exceeded; what still comes is dropped.
     pub(super) over_limit: bool,
