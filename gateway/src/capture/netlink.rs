@@ -77,6 +77,18 @@ pub(super) struct Device {
     pub(super) peer: Option<u32>,
 }
 
+/// Asks for a list until no change interrupts it, and not for ever: whoever can make devices must not
+/// keep the daemon from all else. A list that may lack something is none.
+fn until_whole<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..TRIES {
+        match ask() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            asked => return asked,
+        }
+    }
+    Err(io::Error::other("the devices change while they are listed"))
+}
+
 /// A socket to rtnetlink, or to another part of the kernel, in the namespace of the thread that opens
 /// it.
 pub(super) struct Netlink(OwnedFd);
@@ -121,19 +133,15 @@ impl Netlink {
     /// All devices of the namespace. Has the kernel number the namespaces that they lead to.
     pub(super) fn devices(&self) -> io::Result<Vec<Device>> {
         let request = Message::new(RTM_GETLINK, REQUEST | DUMP, &[0; IFINFO]);
-        for _ in 0..TRIES {
+        until_whole(|| {
             let mut devices = Vec::new();
-            let asked = self.ask(&request, |kind, body| {
+            self.ask(&request, |kind, body| {
                 if kind == RTM_NEWLINK {
                     devices.extend(device(body));
                 }
-            });
-            match asked {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                asked => return asked.map(|()| devices),
-            }
-        }
-        Err(io::Error::other("the devices change while they are listed"))
+            })?;
+            Ok(devices)
+        })
     }
 
     /// What this namespace calls another one; `None` if nothing here leads to it.
@@ -346,6 +354,30 @@ mod tests {
         let loopback = devices.iter().find(|device| device.index == 1).unwrap();
         assert_eq!((&*loopback.name, &*loopback.kind), ("lo", ""));
         assert_eq!(loopback.peer_namespace, None);
+    }
+
+    #[test]
+    fn a_list_that_never_comes_whole_is_an_error() {
+        let mut asked = 0;
+        let mut changing = |until: usize| {
+            asked = 0;
+            until_whole(|| {
+                asked += 1;
+                match asked {
+                    n if n < until => Err(io::ErrorKind::Interrupted.into()),
+                    n => Ok(n),
+                }
+            })
+        };
+        assert_eq!(changing(TRIES).unwrap(), TRIES);
+        let error = changing(usize::MAX).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the devices change while they are listed"
+        );
+        assert_eq!(asked, TRIES);
+        let denied = until_whole(|| Err::<(), _>(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(denied.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]
