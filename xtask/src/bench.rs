@@ -7,9 +7,14 @@
 mod kernel;
 mod report;
 mod subject;
+mod train;
 mod workload;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use xtask::{
@@ -18,19 +23,19 @@ use xtask::{
     world::{Agent, Network, Process, World},
 };
 
-pub(crate) use self::subject::Subject;
 use self::{
     subject::Running,
     workload::{ALL, Sample, Workload, median},
 };
-use crate::{ebpf, setup};
+pub(crate) use self::{subject::Subject, train::train};
+use crate::{ebpf, release, setup};
 
 const IDLE_SESSIONS: u64 = 200;
 
 /// What is to be measured.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// One short round, to see that it works
+    /// One short round of a plain build, to see that it works
     #[arg(long)]
     quick: bool,
     /// Only these subjects
@@ -55,6 +60,8 @@ pub(crate) struct Results {
     pub(crate) length: Duration,
     /// Bytes of memory of an idle session.
     pub(crate) idle: Option<u64>,
+    /// The folder of the programs.
+    binaries: PathBuf,
     subjects: Vec<Subject>,
     samples: HashMap<(&'static str, usize), Vec<Sample>>,
 }
@@ -68,6 +75,14 @@ impl Results {
             .map(|samples| median(samples))
     }
 
+    /// The subjects of a workload in turn, with their places, as often as a round has them.
+    fn turns(&self, workload: &Workload) -> Vec<(usize, Subject)> {
+        let turn = self.subjects.iter().copied().enumerate();
+        turn.cycle()
+            .take(self.subjects.len() * workload.turns())
+            .collect()
+    }
+
     /// A workload's figures of all subjects.
     pub(crate) fn all(&self, workload: &'static str) -> impl Iterator<Item = (Subject, Sample)> {
         let of = move |subject: &Subject| Some((*subject, self.of(workload, *subject)?));
@@ -75,14 +90,36 @@ impl Results {
     }
 }
 
+/// # Errors
+/// If this isn't root.
+pub(crate) fn needs_root() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this makes namespaces and cgroups: run it as root"
+    );
+    Ok(())
+}
+
+/// A build as everybody makes it: quicker than a release.
+fn plain(steps: &mut Steps) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args([
+        "build",
+        "--release",
+        "--package",
+        "xtask",
+        "--package",
+        "weir",
+    ]);
+    steps.quietly("building for release", &mut build)?;
+    Ok(cache::target().join("release"))
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(What::Kernel) = args.what {
         return kernel::run();
     }
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "the bench makes namespaces and cgroups: run it as root"
-    );
+    needs_root()?;
     let subjects = if args.only.is_empty() {
         use Subject::{Direct, Pgbouncer, Relay, WeirDigest, WeirFull};
         vec![Direct, Pgbouncer, Relay, WeirFull, WeirDigest]
@@ -97,17 +134,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         args.workload
     );
     let whole = args.only.is_empty() && args.workload.is_empty();
-    let (rounds, seconds) = if args.quick { (1, 2) } else { (5, 5) };
+    let (rounds, seconds) = if args.quick { (1, 2) } else { (5, 3) };
+    let builds = if args.quick { 1 } else { release::STEPS };
     let with_weir = subjects.iter().any(|subject| subject.is_weir());
-    let mut steps = Steps::new("bench", 3 + rounds + usize::from(with_weir && whole));
+    let mut steps = Steps::new(
+        "bench",
+        2 + builds + rounds + usize::from(with_weir && whole),
+    );
     steps.step("looking for what the bench needs", setup::run)?;
     steps.step("building the eBPF programs", ebpf::run)?;
-    let mut build = cargo();
-    build.args(["build", "--release", "--package", "xtask"]);
-    if with_weir {
-        build.args(["--package", "weir"]);
-    }
-    steps.quietly("building for release", &mut build)?;
+    let binaries = match args.quick {
+        true => plain(&mut steps)?,
+        false => release::build(&mut steps)?,
+    };
 
     let world = World::new()?;
     world.postgres().sql(
@@ -118,6 +157,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let agent = world.agent("coder", Network::OnlyLo)?;
     let length = Duration::from_secs(seconds);
     let mut results = Results {
+        binaries,
         rounds,
         length,
         idle: None,
@@ -130,7 +170,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         })?;
     }
     if with_weir && whole {
-        let idle = || idle_session(&world, &agent);
+        let idle = || idle_session(&world, &agent, &results.binaries);
         results.idle = Some(steps.step("memory of idle sessions", idle)?);
     }
     let report = report::text(&results)?;
@@ -150,9 +190,9 @@ fn measure(
     results: &mut Results,
 ) -> Result<()> {
     for workload in workloads {
-        for (place, subject) in results.subjects.iter().enumerate() {
+        for (place, subject) in results.turns(workload) {
             // A fresh start for each: two Weirs can't have one slice, and nobody has it warmer.
-            let running = Running::start(*subject, world, agent)?;
+            let running = Running::start(subject, world, agent, &results.binaries)?;
             let context = || format!("{}, {subject}", workload.name);
             let run = |length| measure_once(workload, length, world, &running);
             run(Duration::from_secs(1)).with_context(context)?;
@@ -188,12 +228,12 @@ fn measure_once(
 }
 
 /// Bytes that one more idle session costs Weir.
-fn idle_session(world: &World, agent: &Agent) -> Result<u64> {
+fn idle_session(world: &World, agent: &Agent, binaries: &Path) -> Result<u64> {
     const OPEN: &str = "import psycopg, sys, time\n\
         all = [psycopg.connect() for _ in range(int(sys.argv[1]))]\n\
         [db.execute('SELECT 1') for db in all]\n\
         print('open', flush=True)\ntime.sleep(600)\n";
-    let running = Running::start(Subject::WeirFull, world, agent)?;
+    let running = Running::start(Subject::WeirFull, world, agent, binaries)?;
     let gateway = running.gateway().context("Weir runs")?;
     let python = cache::python().display().to_string();
     let open = |count: u64| -> Result<Process> {

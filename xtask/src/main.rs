@@ -7,6 +7,7 @@ mod fuzz;
 mod lint;
 mod load;
 mod relay;
+mod release;
 mod setup;
 mod soak;
 mod test;
@@ -37,6 +38,8 @@ enum Command {
     Test,
     /// Show the main job on a throw-away database, as one transcript (needs root)
     Demo,
+    /// Build the binary that is shipped, to target/dist (needs root)
+    Release,
     /// Measure Weir beside a bare relay and pgbouncer; writes bench/RESULTS.md (needs root)
     Bench(bench::Args),
     /// Connect very often through restarts, and look for mix-ups and leaks (needs root)
@@ -88,6 +91,7 @@ fn run(command: Command) -> Result<()> {
         Command::Lint => lint::run(),
         Command::Test => test::run(),
         Command::Demo => demo::run(),
+        Command::Release => release::run(),
         Command::VmTest(args) => vm::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Dials(args) => soak::client(&args),

@@ -7,10 +7,11 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
-    thread,
+    process, thread,
 };
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{SigSet, Signal};
 use tokio::{
     net::TcpStream as Stream,
     runtime::Builder,
@@ -18,14 +19,29 @@ use tokio::{
     task::LocalSet,
 };
 
-/// Relays connections to `listen` until the process is ended.
+/// Relays connections to `listen` until SIGTERM.
 pub(crate) fn run(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
+    exit_at_sigterm()?;
     let listener = TcpListener::bind(listen).with_context(|| format!("bind {listen}"))?;
     let cores = thread::available_parallelism()?.get();
     let workers: Vec<_> = (0..cores).map(|_| worker(upstream)).collect();
     for (connection, worker) in listener.incoming().zip(workers.iter().cycle()) {
         worker.send(connection?).context("a worker is gone")?;
     }
+    Ok(())
+}
+
+/// Has the process end as one that is done: a build that counts then writes what it counted.
+fn exit_at_sigterm() -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    // Before there is any other thread: they inherit it.
+    signals.thread_block()?;
+    thread::spawn(move || {
+        if signals.wait().is_ok() {
+            process::exit(0);
+        }
+    });
     Ok(())
 }
 

@@ -58,7 +58,7 @@ const BPF_PACKAGES: &[&str] = &[
     "libpolly-22-dev",
 ];
 
-const LLVM: &str = "/usr/lib/llvm-22";
+pub(crate) const LLVM: &str = "/usr/lib/llvm-22";
 
 /// In the order of installation: later ones use earlier ones.
 const REQUIREMENTS: &[Requirement] = &[

@@ -16,9 +16,10 @@ pub(crate) fn text(results: &Results) -> Result<String> {
     writeln!(
         out,
         "`cargo xtask bench`. Client, gateway and server share {} cores, over loopback, on Linux \
-         {}. {} rounds of {} s, subjects in turn; each figure is its median. CPU is what the \
-         gateway's process used, user and kernel, for one transaction; it is the stable figure, \
-         since the others depend on how client and server share the cores.\n",
+         {}. {} rounds of {} s, subjects in turn, thrice in a round where there is a target; each \
+         figure is its median. CPU is what the gateway's process used, user and kernel, for one \
+         transaction; it is the stable figure, since the others depend on how client and server \
+         share the cores.\n",
         std::thread::available_parallelism()?,
         fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         results.rounds,
@@ -33,7 +34,7 @@ pub(crate) fn text(results: &Results) -> Result<String> {
         out,
         "\nWeir enforces, masks and records (`durability = \"os\"`); \"full\" records every row, \
          \"digest\" a hash of each result. The bare relay runs on the same runtime in the same \
-         shape.\n"
+         shape, and is built as Weir is, by `cargo xtask release`.\n"
     )?;
     table(&mut out, results)?;
     targets(&mut out, results)?;

@@ -12,10 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use nix::{sys::signal::Signal, unistd::User};
-use xtask::{
-    cache,
-    world::{ADDRESS, Agent, PORT, Process, Setup, Weir, World},
-};
+use xtask::world::{ADDRESS, Agent, PORT, Process, Setup, Weir, World};
 
 pub(super) const POLICY: &str = include_str!("policy.toml");
 
@@ -67,8 +64,14 @@ pub(crate) enum Running<'w> {
 }
 
 impl<'w> Running<'w> {
-    /// Starts a subject. Weir's client is `agent`, all others' are outside of Weir's reach.
-    pub(crate) fn start(subject: Subject, world: &'w World, agent: &'w Agent) -> Result<Self> {
+    /// Starts a subject, of the programs in `binaries`. Weir's client is `agent`, all others' are
+    /// outside of Weir's reach.
+    pub(crate) fn start(
+        subject: Subject,
+        world: &'w World,
+        agent: &'w Agent,
+        binaries: &Path,
+    ) -> Result<Self> {
         Ok(match subject {
             Subject::Direct => Self::Direct(world),
             Subject::Pgbouncer => {
@@ -80,7 +83,7 @@ impl<'w> Running<'w> {
                 }
             }
             Subject::Relay => {
-                let mut command = world.outside(cache::target().join("release/xtask"));
+                let mut command = world.outside(binaries.join("xtask"));
                 command.args(["relay", "127.0.0.1:7432", &format!("{ADDRESS}:{PORT}")]);
                 let process = listening(world, "relay", command, 7432)?;
                 Self::Proxy {
@@ -90,7 +93,7 @@ impl<'w> Running<'w> {
                 }
             }
             Subject::WeirFull | Subject::WeirDigest => {
-                let binary = cache::target().join("release/weir");
+                let binary = binaries.join("weir");
                 let results = if subject == Subject::WeirFull {
                     "full"
                 } else {
