@@ -1,7 +1,7 @@
 //! The statements of a session, those that are alike as one: kept while its journal is written, or read
 //! off the journal, by the same code, so that an index kept live and one that was rebuilt can't differ.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 
 use super::entry::{Entry, Status, Verdict, Via};
@@ -60,8 +60,7 @@ pub(super) struct Account {
     groups: Groups,
     /// Groups of statements seen lately; to be trusted where the rules are the same.
     memo: BTreeMap<Memo, usize>,
-    /// The group of each statement that still runs.
-    running: HashMap<u64, usize>,
+    running: Running,
 }
 
 /// A decision, but for its rules, which the writer and the reader of a journal have otherwise.
@@ -78,7 +77,7 @@ impl Account {
     /// Whether it takes so little memory that a session may keep it. What is larger is read off the
     /// journal once the session has ended.
     pub(super) fn is_small(&self) -> bool {
-        let most = [self.groups.all.len(), self.memo.len(), self.running.len()];
+        let most = [self.groups.all.len(), self.memo.len(), self.running.0.len()];
         self.text_bytes <= SMALL_TEXTS && most.iter().all(|&number| number <= SMALL_GROUPS)
     }
 
@@ -152,15 +151,15 @@ impl Account {
         entry.count += 1;
         entry.last_at = decision.at;
         let runs = !is_denied && decision.via != Via::Parse;
-        if runs && self.running.len() < MAX_GROUPS {
-            self.running.insert(decision.statement, group);
+        if runs {
+            self.running.begin(decision.statement, group);
         }
     }
 
     pub(super) fn ended(&mut self, statement: u64, status: &Status<'_>, rows: u64) {
         let group = match status {
-            Status::Suspended => self.running.get(&statement).copied(),
-            _ => self.running.remove(&statement),
+            Status::Suspended => self.running.group(statement),
+            _ => self.running.end(statement),
         };
         if let Some(group) = group {
             self.groups.all[group].rows += rows;
@@ -204,6 +203,40 @@ impl Account {
             self.memo.insert(memo, group);
         }
         group
+    }
+}
+
+/// The group of each statement that still runs. By their numbers, in which they also begin and, as a
+/// rule, end: a map would hash each of them, to begin and to end.
+#[derive(Debug, Default)]
+struct Running(VecDeque<(u64, usize)>);
+
+impl Running {
+    fn begin(&mut self, statement: u64, group: usize) {
+        if self.0.len() >= MAX_GROUPS {
+            return;
+        }
+        match self.place(statement) {
+            Ok(place) => self.0[place].1 = group,
+            Err(place) => self.0.insert(place, (statement, group)),
+        }
+    }
+
+    fn group(&self, statement: u64) -> Option<usize> {
+        let place = self.place(statement).ok()?;
+        Some(self.0[place].1)
+    }
+
+    fn end(&mut self, statement: u64) -> Option<usize> {
+        let place = self.place(statement).ok()?;
+        let (_, group) = self.0.remove(place)?;
+        Some(group)
+    }
+
+    /// Where a statement is, or belongs.
+    fn place(&self, statement: u64) -> Result<usize, usize> {
+        self.0
+            .binary_search_by_key(&statement, |&(number, _)| number)
     }
 }
 
