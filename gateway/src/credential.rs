@@ -7,13 +7,15 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::net::unix::pipe;
 use zeroize::Zeroizing;
 
 /// The longest secret in bytes. Cloud tokens take one or two KiB.
@@ -244,33 +246,19 @@ async fn command(argv: &[String], limit: Duration) -> Result<Secret, Error> {
         source,
     };
     // Standard error goes to the daemon's log: it is where such programs say what is wrong.
-    let mut child = Command::new(program)
+    let child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .map_err(run)?;
-    let stdout = child.stdout.take();
-    let finish = async {
-        let mut bytes = buffer();
-        if let Some(stdout) = stdout {
-            stdout
-                .take(LIMIT)
-                .read_to_end(&mut bytes)
-                .await
-                .map_err(run)?;
-        }
-        // The pipe's reading end is closed by now: a program with more to say ends by SIGPIPE.
-        let status = child.wait().await.map_err(run)?;
-        Ok((bytes, status))
-    };
-    let (bytes, status) =
-        tokio::time::timeout(limit, finish)
-            .await
-            .map_err(|_| Error::Timeout {
-                program: program.clone(),
-            })??;
+    let mut running = Running(Some(child));
+    let (bytes, status) = tokio::time::timeout(limit, running.finish())
+        .await
+        .map_err(|_| Error::Timeout {
+            program: program.clone(),
+        })?
+        .map_err(run)?;
     if bytes.len() > MAX_SECRET + 1 {
         return Err(Error::TooLong);
     }
@@ -281,6 +269,48 @@ async fn command(argv: &[String], limit: Duration) -> Result<Secret, Error> {
         });
     }
     Secret::check(bytes)
+}
+
+/// A command that is killed if it is dropped before its end.
+///
+/// Not tokio's: with that feature each of the workers' threads looks for children each time it sleeps,
+/// under a lock that all of them share.
+struct Running(Option<Child>);
+
+impl Running {
+    /// Its output, as far as that may be a secret, and how it ended.
+    async fn finish(&mut self) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
+        /// A program that has said all it has to say ends at once.
+        const LOOK: Duration = Duration::from_millis(2);
+        let mut bytes = buffer();
+        let Some(child) = &mut self.0 else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if let Some(stdout) = child.stdout.take() {
+            let stdout = pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?;
+            stdout.take(LIMIT).read_to_end(&mut bytes).await?;
+        }
+        // The pipe's reading end is closed by now: a program with more to say ends by SIGPIPE.
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok((bytes, status));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(mut child) = self.0.take() else {
+            return;
+        };
+        if !matches!(child.try_wait(), Ok(Some(_))) {
+            let _ = child.kill();
+            // It ends when the kernel can have it end, and nobody should wait for that here.
+            let _ = thread::Builder::new().spawn(move || child.wait());
+        }
+    }
 }
 
 /// A secret, its newline, and one byte to notice that there is more.
@@ -365,7 +395,7 @@ mod tests {
                 .unwrap_err();
             assert!(matches!(error, Error::Timeout { .. }));
             let pid = fs::read_to_string(&pid_file).unwrap();
-            // Killed at once; reaped by tokio a moment later, so a zombie counts as gone.
+            // Killed at once; reaped by a thread a moment later, so a zombie counts as gone.
             for _ in 0..100 {
                 let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
                 if stat.map_or(true, |s| s.contains(") Z ")) {
