@@ -5,11 +5,11 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use xtask::cache;
 
 /// Debian's compiler, which `cargo xtask setup` installs (rustc-web, cargo-web, rust-web-src).
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
@@ -47,7 +47,7 @@ pub(crate) fn run() -> Result<()> {
         bail!("the eBPF programs don't build");
     }
     let built = build_dir.join(TARGET).join("release/weir-ebpf");
-    install(&built, &target_dir().join("ebpf/weir.o"))
+    cache::install(&built, &target_dir().join("ebpf/weir.o"))
 }
 
 /// A Rust compiler that can build `core`.
@@ -129,22 +129,6 @@ fn rustflags() -> String {
         "-Clink-arg=--btf".into(),
     ]
     .join("\x1f")
-}
-
-/// Copies the object to its place, if that has another or none.
-fn install(built: &Path, place: &Path) -> Result<()> {
-    let object = fs::read(built).with_context(|| format!("{} can't be read", built.display()))?;
-    if fs::read(place).is_ok_and(|present| present == object) {
-        return Ok(());
-    }
-    let written = || format!("{} can't be written", place.display());
-    // Whole or not at all: the gateway may be compiling meanwhile.
-    let partial = place.with_extension("o.partial");
-    if let Some(parent) = place.parent() {
-        fs::create_dir_all(parent).with_context(written)?;
-    }
-    fs::write(&partial, object).with_context(written)?;
-    fs::rename(&partial, place).with_context(written)
 }
 
 /// The workspace's root.

@@ -100,20 +100,9 @@ fn target() -> String {
 
 /// Copies what was built to where the next build won't replace it.
 fn install(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder)?;
     let built = cache::target().join(target()).join("release");
     for program in PROGRAMS {
-        let (from, to) = (built.join(program), folder.join(program));
-        let content = fs::read(&from).with_context(|| format!("{} is missing", from.display()))?;
-        // By content: a build that cargo had at hand is older than the last one.
-        if fs::read(&to).is_ok_and(|present| present == content) {
-            continue;
-        }
-        // Whole or not at all; and one that runs can't be written to.
-        let partial = folder.join(format!("{program}.partial"));
-        fs::write(&partial, content)?;
-        fs::set_permissions(&partial, from.metadata()?.permissions())?;
-        fs::rename(&partial, &to)?;
+        cache::install(&built.join(program), &folder.join(program))?;
     }
     Ok(())
 }

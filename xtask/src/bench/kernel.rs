@@ -17,11 +17,12 @@ use aya::{programs::loaded_programs, sys};
 use nix::sys::signal::Signal;
 use xtask::{
     cache,
-    steps::{Steps, cargo},
+    steps::Steps,
     world::{ADDRESS, Agent, Network, PORT, Process, Setup, Weir, World},
 };
 
 use super::{
+    needs_root, plain,
     report::{Target, targets_table},
     subject::POLICY,
 };
@@ -35,27 +36,15 @@ const ROUNDS: usize = 21;
 const CONNECTS: usize = 200;
 
 pub(crate) fn run() -> Result<()> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "the bench loads eBPF programs and makes cgroups and namespaces: run it as root"
-    );
+    needs_root()?;
     let mut steps = Steps::new("bench-kernel", 5);
     steps.step("looking for what the bench needs", setup::run)?;
     steps.step("building the eBPF programs", ebpf::run)?;
-    let mut build = cargo();
-    build.args([
-        "build",
-        "--release",
-        "--package",
-        "xtask",
-        "--package",
-        "weir",
-    ]);
-    steps.quietly("building for release", &mut build)?;
+    let binaries = plain(&mut steps)?;
 
     let world = World::new()?;
     let inside = world.agent("coder", Network::Host)?;
-    let weir = world.weir(Setup::new(cache::target().join("release/weir"), POLICY))?;
+    let weir = world.weir(Setup::new(binaries.join("weir"), POLICY))?;
     let log = world.dir().join("sink.log");
     let mut sink = world.outside(load());
     sink.args(["sink", SINK]);
