@@ -14,6 +14,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use zeroize::Zeroizing;
@@ -252,7 +254,7 @@ async fn command(argv: &[String], limit: Duration) -> Result<Secret, Error> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(run)?;
-    let mut running = Running(Some(child));
+    let mut running = Running(child);
     let (bytes, status) = tokio::time::timeout(limit, running.finish())
         .await
         .map_err(|_| Error::Timeout {
@@ -275,7 +277,7 @@ async fn command(argv: &[String], limit: Duration) -> Result<Secret, Error> {
 ///
 /// Not tokio's: with that feature each of the workers' threads looks for children each time it sleeps,
 /// under a lock that all of them share.
-struct Running(Option<Child>);
+struct Running(Child);
 
 impl Running {
     /// Its output, as far as that may be a secret, and how it ended.
@@ -283,16 +285,13 @@ impl Running {
         /// A program that has said all it has to say ends at once.
         const LOOK: Duration = Duration::from_millis(2);
         let mut bytes = buffer();
-        let Some(child) = &mut self.0 else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        if let Some(stdout) = child.stdout.take() {
+        if let Some(stdout) = self.0.stdout.take() {
             let stdout = pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?;
             stdout.take(LIMIT).read_to_end(&mut bytes).await?;
         }
         // The pipe's reading end is closed by now: a program with more to say ends by SIGPIPE.
         loop {
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = self.0.try_wait()? {
                 return Ok((bytes, status));
             }
             tokio::time::sleep(LOOK).await;
@@ -302,13 +301,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Some(mut child) = self.0.take() else {
-            return;
-        };
-        if !matches!(child.try_wait(), Ok(Some(_))) {
-            let _ = child.kill();
+        if !matches!(self.0.try_wait(), Ok(Some(_))) {
+            let _ = self.0.kill();
             // It ends when the kernel can have it end, and nobody should wait for that here.
-            let _ = thread::Builder::new().spawn(move || child.wait());
+            let pid = Pid::from_raw(self.0.id().cast_signed());
+            let _ = thread::Builder::new().spawn(move || waitpid(pid, None));
         }
     }
 }
