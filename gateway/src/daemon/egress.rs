@@ -46,12 +46,26 @@ struct State {
     asking: HashSet<CgroupId>,
     /// Names that didn't resolve the last time: said once.
     unresolved: HashSet<String>,
-    /// When room was last made for more cgroups.
-    made_room: Option<Instant>,
+    room: Room,
 }
 
-/// Less often, cgroups that are too many wait for [`Egress::refresh`].
+/// When room was last made for more cgroups.
+#[derive(Default)]
+struct Room(Option<Instant>);
+
+/// More often, cgroups that are too many wait for [`Egress::refresh`].
 const MAKE_ROOM_EVERY: Duration = Duration::from_secs(10);
+
+impl Room {
+    /// Whether it may be made `now`; if so, it counts as made.
+    fn may_be_made(&mut self, now: Instant) -> bool {
+        let may = self.0.is_none_or(|made| now - made >= MAKE_ROOM_EVERY);
+        if may {
+            self.0 = Some(now);
+        }
+        may
+    }
+}
 
 impl State {
     /// Lets these addresses of a listed name be reached.
@@ -101,7 +115,7 @@ impl Egress {
                 assigned: HashSet::new(),
                 asking: HashSet::new(),
                 unresolved: HashSet::new(),
-                made_room: None,
+                room: Room::default(),
             }),
         })
     }
@@ -182,16 +196,9 @@ impl Egress {
     /// Forgets cgroups that are gone, unless that was done just now: an agent may have made more of
     /// them than there is room for, and looking at all takes half a second.
     fn make_room(&self) -> Result<(), capture::Error> {
-        let now = Instant::now();
-        let mut state = self.state();
-        if state
-            .made_room
-            .is_some_and(|made| now - made < MAKE_ROOM_EVERY)
-        {
+        if !self.state().room.may_be_made(Instant::now()) {
             return Err(capture::Error::TooManyCgroups);
         }
-        state.made_room = Some(now);
-        drop(state);
         self.tidy()
     }
 
@@ -278,4 +285,21 @@ fn listed_names(policy: EgressPolicy, list: &[Listed]) -> impl Iterator<Item = L
             port: listed.port,
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_made_at_once_and_then_after_a_pause() {
+        let start = Instant::now();
+        let mut room = Room::default();
+        assert!(room.may_be_made(start));
+        let pause = MAKE_ROOM_EVERY - Duration::from_millis(1);
+        assert!(!room.may_be_made(start + pause));
+        assert!(!room.may_be_made(start + pause));
+        assert!(room.may_be_made(start + MAKE_ROOM_EVERY));
+        assert!(!room.may_be_made(start + MAKE_ROOM_EVERY + pause));
+    }
 }

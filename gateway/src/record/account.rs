@@ -298,3 +298,51 @@ fn preview(text: &[u8]) -> String {
         .take(PREVIEW)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn of_statements_that_are_too_many_at_once_some_have_no_rows() {
+        let rules: [Arc<str>; 1] = ["read".into()];
+        let most = MAX_GROUPS as u64;
+        let mut account = Account::default();
+        let sql = b"SELECT 1";
+        account.add(&Entry::Text { id: 0, sql });
+        for statement in 1..=most + 5 {
+            account.add(&Entry::Decision {
+                statement,
+                at: statement,
+                text: 0,
+                span: 0..8,
+                via: Via::Execute,
+                parameters: None,
+                verdict: Verdict::Allow,
+                rules: &rules,
+                effects: 0,
+            });
+        }
+        // Not in the order in which they began.
+        for statement in (1..=most + 5).rev() {
+            account.add(&Entry::Outcome {
+                statement,
+                at: most + statement,
+                micros: 1,
+                status: Status::Completed { tag: b"SELECT 3" },
+                rows: 3,
+                bytes: 30,
+                masked_cells: 0,
+                digest: None,
+            });
+        }
+        assert!(account.running.0.is_empty());
+        let groups = account.into_groups();
+        let [group] = &*groups else {
+            panic!("{groups:?}");
+        };
+        assert_eq!((group.count, group.rows), (most + 5, most * 3));
+    }
+}

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use aya::maps::{HashMap, Map, MapData};
 use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Socket, Type};
 use weir::capture::{Hook, Settings};
@@ -22,6 +23,12 @@ const WANDERER: &str = "WEIR_TEST_WANDERER";
 
 /// More than there are processors to read what they say, at most.
 const FLOODERS: usize = 4;
+
+/// Says how many listeners there are in the namespace.
+const LISTENING: &str = r#"
+lines = [line.split() for line in list(open('/proc/net/tcp'))[1:]]
+print(sum(fields[3] == '0A' for fields in lines))
+"#;
 
 struct Role(Child);
 
@@ -108,12 +115,33 @@ fn a_namespace_that_somebody_comes_back_to_has_no_second_listener() {
     let wanderer = Role::start(WANDERER, &stage, &stage.namespace);
     std::thread::sleep(Duration::from_secs(5));
     drop(wanderer);
-    let listening = r#"
-lines = [line.split() for line in list(open('/proc/net/tcp'))[1:]]
-print(sum(fields[3] == '0A' for fields in lines))
-"#;
-    assert_eq!(stage.outsider(listening, &[]).output(), "1");
+    assert_eq!(stage.outsider(LISTENING, &[]).output(), "1");
     drop(daemon);
+}
+
+#[test]
+fn a_namespace_for_which_there_is_no_room_has_no_database_until_there_is() {
+    let stage = Stage::new();
+    let _daemon = Daemon::start(&stage, &[V4]);
+    let layout = fs::read_dir(&stage.pins).unwrap().next().unwrap().unwrap();
+    let map = MapData::from_pin(layout.path().join("LISTENERS")).unwrap();
+    let mut listeners: HashMap<_, u64, u32> = Map::HashMap(map).try_into().unwrap();
+    // The kernel counts its cookies up from 1.
+    let others: Vec<u64> = (0..u64::MAX)
+        .map(|number| u64::MAX - number)
+        .take_while(|cookie| listeners.insert(cookie, 1, 0).is_ok())
+        .collect();
+
+    let _stays = stage.agent("import time; time.sleep(600)", &[]);
+    let refused = stage.attempt("AF_INET", "10.77.0.1", "5432", "tcp");
+    assert_eq!(refused, "EPERM");
+    assert_eq!(stage.outsider(LISTENING, &[]).output(), "0");
+
+    for cookie in others {
+        listeners.remove(&cookie).unwrap();
+    }
+    wait_until(|| stage.attempt("AF_INET", "10.77.0.1", "5432", "tcp") == "weir");
+    assert_eq!(stage.outsider(LISTENING, &[]).output(), "1");
 }
 
 /// Not a test by itself: a process of the tests above.
