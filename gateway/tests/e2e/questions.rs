@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use xtask::world::{ADDRESS, ADDRESS6, Agent, Network, Process, Weir};
+use xtask::world::{ADDRESS, ADDRESS6, Agent, Network, Process, Setup, Weir};
 
 use crate::egress::{MASKED, agent};
 use crate::names::Stage;
@@ -109,7 +109,14 @@ fn ask(stage: &Stage, agent: &Agent, what: &str) -> Result<Vec<usize>> {
 
 #[test]
 fn each_question_is_recorded_listed_replayed_followed_and_verified() -> Result<()> {
-    let mut stage = Stage::with(None, |_, setup| Ok(setup))?;
+    // The other tests have "os".
+    let durability = "disk";
+    let mut stage = Stage::with(None, |_, setup| {
+        Ok(Setup {
+            durability,
+            ..setup
+        })
+    })?;
     let mut tail = stage.world.outside(env!("CARGO_BIN_EXE_weir"));
     tail.args(["tail", "--config"]);
     tail.arg(stage.world.dir().join("weir/weir.toml"));
