@@ -127,7 +127,7 @@ impl Names {
                 continue;
             };
             // Whoever has too many open asks again.
-            let Some(entered) = self.0.limits.enter() else {
+            let Some(entered) = self.0.limits.enter(&origin.cgroup_path) else {
                 continue;
             };
             let (names, socket) = (self.clone(), Arc::clone(&socket));
@@ -148,7 +148,7 @@ impl Names {
 
     /// Answers the questions of one connection.
     pub async fn converse(self, mut stream: TcpStream, origin: Origin) {
-        let Some(_entered) = self.0.limits.enter() else {
+        let Some(_entered) = self.0.limits.enter(&origin.cgroup_path) else {
             return;
         };
         let Some((asker, _open)) = self.admit(origin).await else {

@@ -1,14 +1,17 @@
 //! How much of Weir agents have for their questions.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many questions, and connections for questions, an agent has open at most.
 pub(super) const AT_ONCE: usize = 32;
-/// The same for all agents together, and those who turn out to be none.
+/// The same for a cgroup, whose agent isn't known yet: while a container runtime keeps Weir waiting, one
+/// container doesn't have all the room. More than an agent has, which counts those beyond.
+const OF_A_CGROUP: usize = 2 * AT_ONCE;
+/// The same for all together, and those who turn out to be no agent.
 const ALL_AT_ONCE: usize = 512;
 /// From one answer of an agent to its next: what it asks is all recorded, and may not fill the disk.
 const EACH: Duration = Duration::from_millis(20);
@@ -17,7 +20,30 @@ const BURST: Duration = Duration::from_secs(1);
 
 pub(super) struct Limits {
     all: Arc<Semaphore>,
+    by_cgroup: Arc<Mutex<ByCgroup>>,
     by_agent: Mutex<HashMap<Arc<str>, OfAgent>>,
+}
+
+/// How much of the room each cgroup has that has any.
+type ByCgroup = HashMap<String, usize>;
+
+/// Room, until it is dropped.
+pub(super) struct Entered {
+    by_cgroup: Arc<Mutex<ByCgroup>>,
+    cgroup: String,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut by_cgroup = lock(&self.by_cgroup);
+        if let Some(open) = by_cgroup.get_mut(&self.cgroup) {
+            *open -= 1;
+            if *open == 0 {
+                by_cgroup.remove(&self.cgroup);
+            }
+        }
+    }
 }
 
 struct OfAgent {
@@ -32,13 +58,25 @@ impl Limits {
     pub(super) fn new() -> Self {
         Self {
             all: Arc::new(Semaphore::new(ALL_AT_ONCE)),
+            by_cgroup: Arc::default(),
             by_agent: Mutex::default(),
         }
     }
 
-    /// Room for whoever asks; `None` if there is none.
-    pub(super) fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.all).try_acquire_owned().ok()
+    /// Room for whoever asks from a cgroup; `None` if there is none.
+    pub(super) fn enter(&self, cgroup: &str) -> Option<Entered> {
+        let of_all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        let mut by_cgroup = lock(&self.by_cgroup);
+        let open = by_cgroup.get(cgroup).copied().unwrap_or_default();
+        if open >= OF_A_CGROUP {
+            return None;
+        }
+        by_cgroup.insert(cgroup.to_owned(), open + 1);
+        Some(Entered {
+            by_cgroup: Arc::clone(&self.by_cgroup),
+            cgroup: cgroup.to_owned(),
+            _of_all: of_all,
+        })
     }
 
     /// Room for an agent; `None` if it is one too many, which is counted.
@@ -63,9 +101,13 @@ impl Limits {
     }
 
     fn of_agent<T>(&self, agent: &Arc<str>, body: impl FnOnce(&mut OfAgent) -> T) -> T {
-        let mut all = self.by_agent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.by_agent);
         body(all.entry(Arc::clone(agent)).or_insert_with(OfAgent::new))
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl OfAgent {
@@ -125,5 +167,19 @@ mod tests {
             (2, 0)
         );
         assert_eq!(limits.unanswered(&busy), 0);
+    }
+
+    #[test]
+    fn a_cgroup_whose_agent_is_not_known_leaves_room_for_others() {
+        let limits = Limits::new();
+        let mut held: Vec<_> = (0..OF_A_CGROUP).map(|_| limits.enter("/busy")).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(limits.enter("/busy").is_none());
+        assert!(limits.enter("/other").is_some());
+        held.pop();
+        assert!(limits.enter("/busy").is_some());
+        drop(held);
+        assert!(lock(&limits.by_cgroup).is_empty());
+        assert_eq!(limits.all.available_permits(), ALL_AT_ONCE);
     }
 }
