@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use weir::wire::{
-    ErrorFields, HEADER, Side, command_tag, fields, frame, parameter_status, ready_status, row_run,
+    ErrorFields, HEADER, Side, command_tag, fields, frame, notification, parameter_status, ready_status,
+    row_run,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -35,6 +36,7 @@ fn message(tag: u8, body: &[u8]) {
     match tag {
         b'T' => drop(fields(body).map(Iterator::count)),
         b'E' | b'N' => drop(ErrorFields::decode(body)),
+        b'A' => drop(notification(body)),
         b'C' => drop(command_tag(body)),
         b'S' => drop(parameter_status(body)),
         b'Z' => drop(ready_status(body)),

@@ -14,8 +14,8 @@ mod reader;
 mod start;
 
 pub use backend::{
-    ErrorFields, Field, Fields, Reply, TxStatus, command_tag, fields, parameter_status,
-    parameter_types, ready_status, row_run,
+    ErrorFields, Field, Fields, Reply, TxStatus, command_tag, fields, notification,
+    parameter_status, parameter_types, ready_status, row_run,
 };
 pub use frontend::{Bind, Execute, Parse, Query, Target, TargetKind, request};
 pub use reader::Reader;

@@ -264,15 +264,22 @@ impl Judging {
         Ok(planned)
     }
 
+    /// Whether anything is masked for this agent.
+    pub(super) fn masks_anything(&self) -> bool {
+        !self.masks.is_empty()
+    }
+
     /// Whether an error or a notice may tell of masked columns. A statement needn't name a table
     /// for its rows to be told of: foreign keys reach others, and so do triggers and functions,
     /// which say what they like.
     pub(super) fn tells_of_masked(&self, fields: &wire::ErrorFields<'_>) -> bool {
-        if self.masks.is_empty() {
+        if !self.masks_anything() {
             return false;
         }
-        // A view's CHECK OPTION shows the whole row of the table behind it, and names neither.
-        if says_what_it_likes(fields.context) || fields.sqlstate == b"44000" {
+        // A view's CHECK OPTION shows the whole row of the table behind it, and names neither. A foreign
+        // key shows a value of the table that it refers to, and names the other.
+        let shows_another = matches!(fields.sqlstate, b"44000" | b"23503");
+        if says_what_it_likes(fields.context) || shows_another {
             return true;
         }
         if fields.table.is_empty() {

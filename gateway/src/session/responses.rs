@@ -201,10 +201,7 @@ where
             b'N' => self.notice(seen),
             b'Z' => self.ready(seen),
             b'S' => self.parameter_status(seen),
-            b'A' => {
-                self.splice.keep(seen.source, seen.range.clone());
-                Ok(())
-            }
+            b'A' => self.notification(seen),
             b'G' => self.copy_in(seen),
             b'H' | b'c' => {
                 self.keep(seen);
@@ -446,6 +443,17 @@ where
         let sensitive =
             with_run(&mut self.link.queue.borrow_mut(), |run| run.sensitive).unwrap_or(false);
         self.error_of(seen, &fields, sensitive);
+        Ok(())
+    }
+
+    /// Whoever writes to a table can have a trigger tell of its rows by this.
+    fn notification(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        let (from, payload) = wire::notification(seen.body()).map_err(Error::Upstream)?;
+        if payload.is_empty() || !self.link.judging.borrow().masks_anything() {
+            self.splice.keep(seen.source, seen.range.clone());
+        } else {
+            Reply::bare_notification(self.splice.insert(seen.source), from);
+        }
         Ok(())
     }
 

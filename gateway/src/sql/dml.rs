@@ -16,6 +16,93 @@ use super::{
     walk::{Outputs, Walk, Walked},
 };
 
+/// Built-in functions that give one value each, of those that one writes into VALUES.
+const ONE_VALUE: &[&str] = &[
+    "abs",
+    "age",
+    "array_append",
+    "array_cat",
+    "array_prepend",
+    "array_to_string",
+    "btrim",
+    "ceil",
+    "ceiling",
+    "clock_timestamp",
+    "concat",
+    "concat_ws",
+    "currval",
+    "date_bin",
+    "date_part",
+    "date_trunc",
+    "decode",
+    "encode",
+    "extract",
+    "floor",
+    "format",
+    "gen_random_uuid",
+    "initcap",
+    "json_build_array",
+    "json_build_object",
+    "jsonb_build_array",
+    "jsonb_build_object",
+    "jsonb_set",
+    "lastval",
+    "left",
+    "length",
+    "lower",
+    "lpad",
+    "ltrim",
+    "make_date",
+    "make_interval",
+    "make_timestamp",
+    "make_timestamptz",
+    "md5",
+    "nextval",
+    "now",
+    "overlay",
+    "random",
+    "replace",
+    "reverse",
+    "right",
+    "round",
+    "row_to_json",
+    "rpad",
+    "rtrim",
+    "sha256",
+    "split_part",
+    "statement_timestamp",
+    "string_to_array",
+    "substr",
+    "substring",
+    "timezone",
+    "to_char",
+    "to_date",
+    "to_json",
+    "to_jsonb",
+    "to_number",
+    "to_timestamp",
+    "to_tsvector",
+    "transaction_timestamp",
+    "trunc",
+    "upper",
+];
+
+/// Whether an INSERT's source is as many rows as are written down. In a lone row of VALUES, and in no
+/// other, the server takes functions that return sets; `calls` are all that there are.
+fn is_one_by_one(source: Node<'_>, calls: &[Name]) -> bool {
+    let Node::SelectStmt(s) = source else {
+        return false;
+    };
+    let one_value = |call: &Name| {
+        call.schema.as_deref().is_none_or(|s| s == "pg_catalog") && ONE_VALUE.contains(&&*call.name)
+    };
+    match s.values_lists().len() {
+        0 => false,
+        1 => calls.iter().all(one_value),
+        _ => true,
+    }
+}
+
 impl Walk {
     pub(super) fn insert(&mut self, s: &InsertStmt, flow: Flow) -> Result<Outputs, Failure> {
         let outer = self.scope.mark();
@@ -27,22 +114,18 @@ impl Walk {
                 other => self.unlisted(other),
             }
         }
+        // The rows that are given one by one are the only ones that can conflict.
+        let mut few = true;
         match s.select_stmt() {
             // DEFAULT VALUES
             Node::None => {}
             source => {
-                let is_values =
-                    matches!(source, Node::SelectStmt(s) if !s.values_lists().is_empty());
-                self.shape.derives |= !is_values;
+                let before = self.functions.len();
                 self.query(source, Flow::Used)?;
+                few = is_one_by_one(source, &self.functions[before..]);
+                self.shape.derives |= !few;
             }
         }
-        // The rows that are given one by one are the only ones that can conflict.
-        let few = match s.select_stmt() {
-            Node::None => true,
-            Node::SelectStmt(s) => !s.values_lists().is_empty(),
-            _ => false,
-        };
         let conflict = s.on_conflict_clause();
         let mut items = Vec::new();
         // Without these the target's own columns can't be named.
@@ -50,7 +133,7 @@ impl Walk {
             items.push(self.bind_target(s.relation()));
         }
         if let Some(conflict) = conflict {
-            self.on_conflict(conflict, s.relation(), few)?;
+            self.on_conflict(conflict, s.relation(), (&items, few))?;
         }
         let outputs = self.returning(s.returning_clause(), s.relation(), &items, flow)?;
         self.scope.leave(outer);
@@ -61,11 +144,13 @@ impl Walk {
         &mut self,
         c: &OnConflictClause,
         target: Option<&RangeVar>,
-        few: bool,
+        (items, few): (&[NodeId], bool),
     ) -> Walked {
         self.columns.bind("excluded", target.map(Name::of));
-        if let Some(infer) = c.infer() {
-            self.infer(infer)?;
+        match c.infer().filter(|infer| infer.conname().is_none()) {
+            Some(infer) => self.infer(infer)?,
+            // Any of the table's columns may be compared with what is there.
+            None => items.iter().for_each(|item| self.columns.use_node(*item)),
         }
         self.assignments(c.target_list().iter())?;
         let has_where = self.condition(c.where_clause())?;

@@ -18,7 +18,12 @@ use super::{
 /// and `(c).f` mean `f(c)` where `c` has no column `f`. From `pg_proc`: one argument of type
 /// `record`, `any`, `anyelement`, `anynonarray` or `anycompatible`, up to PostgreSQL 18.
 const ROW_FUNCTIONS: &[&str] = &[
+    "any_out",
     "any_value",
+    "anycompatible_out",
+    "anycompatiblenonarray_out",
+    "anyelement_out",
+    "anynonarray_out",
     "array_agg",
     "array_agg_transfn",
     "concat",

@@ -211,7 +211,7 @@ impl Walk {
                 None => {
                     self.subscripts(target.indirection())?;
                     self.expr(target.val())?;
-                    (None, false)
+                    (None, is_row_taken_apart(target.val()))
                 }
             };
             if let Some(node) = node {
@@ -320,4 +320,12 @@ impl Walk {
             }
         }
     }
+}
+
+/// `(row).*`, which stands for as many outputs as the row has columns.
+fn is_row_taken_apart(value: Node<'_>) -> bool {
+    let Node::A_Indirection(i) = value else {
+        return false;
+    };
+    matches!(i.indirection().iter().next_back(), Some(Node::A_Star(_)))
 }

@@ -267,6 +267,7 @@ fn shapes_say_what_the_session_needs() {
         "CREATE RULE r AS ON INSERT TO t DO NOTHING",
         "CREATE MATERIALIZED VIEW a AS SELECT 1",
         "INSERT INTO a SELECT 1",
+        "INSERT INTO a VALUES (generate_series(1, 9))",
         "WITH i AS (INSERT INTO a TABLE b) SELECT 1",
         "DECLARE c CURSOR FOR SELECT 1",
         "PREPARE p AS SELECT 1",
@@ -274,7 +275,8 @@ fn shapes_say_what_the_session_needs() {
     ] {
         assert!(shape(text).derives, "{text}");
     }
-    assert!(!shape("INSERT INTO a VALUES (1)").derives);
+    assert!(!shape("INSERT INTO a VALUES (1, now()), (2, now())").derives);
+    assert!(!shape("INSERT INTO a VALUES (1, now())").derives);
     assert!(shape("PREPARE p AS SELECT 1").prepares);
     assert_eq!(shape("EXECUTE p").stored, Some(Stored::Execute));
     assert!(shape("DECLARE c CURSOR WITH HOLD FOR SELECT 1").holds);

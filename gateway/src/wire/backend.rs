@@ -70,6 +70,20 @@ pub fn parameter_status(body: &[u8]) -> Result<(&str, &str), Error> {
     Ok(pair)
 }
 
+/// A `NotificationResponse` up to its payload, and the payload.
+///
+/// # Errors
+/// Truncated, or bytes left over.
+pub fn notification(body: &[u8]) -> Result<(&[u8], &[u8]), Error> {
+    let mut r = Reader::new("NotificationResponse", body);
+    r.i32()?;
+    r.cstr()?;
+    let from = &body[..body.len() - r.rest().len()];
+    let payload = r.cstr()?;
+    r.finish()?;
+    Ok((from, payload))
+}
+
 /// One column of a `RowDescription`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
@@ -289,6 +303,14 @@ impl Reply<'_> {
         put_frame(out, b'S', |b| {
             put_cstr(b, name.as_bytes());
             put_cstr(b, value.as_bytes());
+        });
+    }
+
+    /// Appends a `NotificationResponse` without a payload; `from` is what stands before it.
+    pub fn bare_notification(out: &mut Vec<u8>, from: &[u8]) {
+        put_frame(out, b'A', |b| {
+            b.extend_from_slice(from);
+            b.push(0);
         });
     }
 

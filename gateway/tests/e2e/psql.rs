@@ -112,11 +112,17 @@ fn describing_a_table_with_keys_and_masked_columns_works() -> Result<()> {
 #[test]
 fn a_notification_reaches_its_listener() -> Result<()> {
     let stage = Stage::new()?;
-    let seen = stage
-        .agent
-        .psql("LISTEN news;\nNOTIFY news, 'hello';\nSELECT 1;")?;
-    let expected = "Asynchronous notification \"news\" with payload \"hello\"";
-    assert!(seen.stdout.contains(expected), "{seen:?}");
+    // Something is masked for the one, and nothing for the other.
+    let mut analyst = stage.world.agent("analyst", Network::OnlyLo)?;
+    analyst.settle()?;
+    for (agent, carried) in [
+        (&stage.agent, "received"),
+        (&analyst, "with payload \"hello\""),
+    ] {
+        let seen = agent.psql("LISTEN news;\nNOTIFY news, 'hello';\nSELECT 1;")?;
+        let expected = format!("Asynchronous notification \"news\" {carried}");
+        assert!(seen.stdout.contains(&expected), "{seen:?}");
+    }
     Ok(())
 }
 

@@ -173,7 +173,7 @@ async fn what_is_said_asynchronously_passes_behind_an_exceeded_limit() {
         s.server_gets(&query("SELECT id FROM limited")).await;
         let described = description(&[("id", 20003, 1)]);
         let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
-        let notification = f(b'A', b"\0\0\0\x01channel\0payload\0");
+        let notification = f(b'A', b"\0\0\0\x01channel\0\0");
         let setting = f(b'S', b"application_name\0other\0");
         let said = [notification, setting].concat();
         s.server_says(

@@ -214,19 +214,38 @@ async fn what_a_function_says_tells_nothing_and_what_copy_adds_is_kept() {
 }
 
 #[tokio::test]
-async fn a_row_that_a_views_check_shows_is_withheld() {
+async fn a_value_of_another_table_that_an_error_shows_is_withheld() {
+    let of_check: &[u8] = b"SERROR\0C44000\0Mnew row violates check option for view \"active\"\0\
+        DFailing row contains (1, 123-45-6789).\0\0";
+    let of_key: &[u8] =
+        b"SERROR\0C23503\0Mupdate or delete on table \"customers\" violates foreign key\0\
+        DKey (ssn)=(123-45-6789) is still referenced from table \"orders\".\0\
+        spublic\0torders\0nrefs_fkey\0\0";
+    for (shown, sqlstate) in [(of_check, "44000"), (of_key, "23503")] {
+        on_stage(|mut s| async move {
+            let insert = query("INSERT INTO orders VALUES (1)");
+            s.client_says(&insert).await;
+            s.server_gets(&insert).await;
+            s.server_says(&[f(b'E', shown), ready(b'I')].concat()).await;
+            let (tag, body) = s.client_frame().await;
+            assert_eq!(tag, b'E');
+            assert!(!show(&body).contains("6789"), "{}", show(&body));
+            assert!(show(&body).contains(sqlstate), "{}", show(&body));
+            assert!(!s.recorded().contains("6789"));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_notification_carries_is_withheld_from_whom_something_is_masked() {
     on_stage(|mut s| async move {
-        let insert = query("INSERT INTO orders VALUES (1)");
-        s.client_says(&insert).await;
-        s.server_gets(&insert).await;
-        let shown = b"SERROR\0C44000\0Mnew row violates check option for view \"active\"\0\
-            DFailing row contains (1, 123-45-6789).\0\0";
-        s.server_says(&[f(b'E', shown), ready(b'I')].concat()).await;
-        let (tag, body) = s.client_frame().await;
-        assert_eq!(tag, b'E');
-        assert!(!show(&body).contains("6789"), "{}", show(&body));
-        assert!(show(&body).contains("44000"), "{}", show(&body));
-        assert!(!s.recorded().contains("6789"));
+        let said = f(b'A', b"\0\0\0\x07changes\0{\"ssn\":\"123-45-6789\"}\0");
+        s.server_says(&said).await;
+        s.client_gets(&f(b'A', b"\0\0\0\x07changes\0\0")).await;
+        let bare = f(b'A', b"\0\0\0\x07changes\0\0");
+        s.server_says(&bare).await;
+        s.client_gets(&bare).await;
     })
     .await;
 }
