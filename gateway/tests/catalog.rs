@@ -200,6 +200,9 @@ const SCHEMA: &str = r#"
     CREATE TABLE orders (id int, customer int);
     CREATE TABLE people (id int, ssn text, twice int GENERATED ALWAYS AS (id * 2) STORED,
         tail text GENERATED ALWAYS AS (right(ssn, 4) || id) STORED);
+    CREATE TABLE patients (id int, ssn text);
+    CREATE TABLE members (id int, ssn text);
+    CREATE TABLE both_kinds (extra int) INHERITS (patients, members);
     CREATE VIEW people_view AS SELECT tail, twice FROM people;
     CREATE FUNCTION leak() RETURNS SETOF text LANGUAGE sql AS 'SELECT ssn FROM customers';
     CREATE VIEW plain AS SELECT id, ssn AS " :resorigtbl {x} \ <>", name FROM customers;
@@ -287,6 +290,15 @@ fn views_are_traced_as_the_server_resolves_them() {
     let view = relation(&catalog, "people_view").oid;
     assert_eq!(generated.of(view, 1), Cover::Opaque);
     assert_eq!(generated.of(view, 2), Cover::Clear);
+
+    // The rows of a table with two parents are read through either.
+    let inherited = masks(&catalog, "patients", "ssn", Mask::Redact);
+    for name in ["patients", "both_kinds", "members"] {
+        let relation = relation(&catalog, name);
+        let attnum = relation.column("ssn").expect("a column").attnum;
+        let cover = inherited.of(relation.oid, attnum);
+        assert_eq!(cover, Cover::Masked(&Mask::Redact), "{name}");
+    }
 
     let base = relation(&catalog, "customers");
     let attnum = base.column("ssn").expect("a column").attnum;

@@ -249,7 +249,7 @@ impl Spread<'_> {
         self.covers.insert(column, Own::Masked(stricter));
     }
 
-    /// A table's rows can be read through its ancestors, and those of its descendants through it;
+    /// A table's rows, those of its descendants among them, can be read through its [`kin`];
     /// columns are the same by name. Siblings don't see each other's rows.
     fn over_inheritance(&mut self) {
         let placed: Vec<_> = self
@@ -350,23 +350,27 @@ impl Spread<'_> {
     }
 }
 
-/// All ancestors and all descendants of a table.
+/// The relations through which any row of a table can be read, itself among them: its descendants,
+/// its ancestors, and, as a table can have several parents, the other ancestors of its descendants.
 fn kin<'a>(catalog: &'a Catalog, relation: &'a Relation) -> Vec<&'a Relation> {
-    let mut found: BTreeSet<Oid> = BTreeSet::new();
-    for next in [|r: &'a Relation| &r.parents, |r: &'a Relation| &r.children] {
-        let mut open: Vec<Oid> = next(relation).clone();
-        while let Some(oid) = open.pop() {
-            if let Some(relation) = catalog.relation(oid)
-                && found.insert(oid)
-            {
-                open.extend(next(relation));
-            }
-        }
-    }
-    found
-        .into_iter()
+    let below = reachable(catalog, vec![relation.oid], |r| &r.children);
+    let kin = reachable(catalog, below, |r| &r.parents);
+    kin.into_iter()
         .filter_map(|oid| catalog.relation(oid))
         .collect()
+}
+
+/// These relations and all that `next` leads to from them.
+fn reachable(catalog: &Catalog, mut open: Vec<Oid>, next: fn(&Relation) -> &Vec<Oid>) -> Vec<Oid> {
+    let mut found: BTreeSet<Oid> = BTreeSet::new();
+    while let Some(oid) = open.pop() {
+        if let Some(relation) = catalog.relation(oid)
+            && found.insert(oid)
+        {
+            open.extend(next(relation));
+        }
+    }
+    found.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -381,6 +385,10 @@ mod tests {
             name: name.into(),
             kind,
         }
+    }
+
+    fn inherits(child: Oid, parent: Oid) -> InheritsRow {
+        InheritsRow { child, parent }
     }
 
     /// A rule of these (origin, column) outputs that reads these relations and calls these functions.
@@ -421,6 +429,9 @@ mod tests {
     const CODE: Oid = 20_015;
     const RULELESS: Oid = 20_016;
     const COUNT: Oid = 20_017;
+    const OTHER_PARENT: Oid = 20_018;
+    const OTHER_GRANDPARENT: Oid = 20_019;
+    const OTHER_CHILD: Oid = 20_020;
     const SYSTEM_VIEW: Oid = 12_000;
 
     /// Tables of (id, ssn) and views over them.
@@ -439,21 +450,18 @@ mod tests {
                 relation(CODE, "code", 'v'),
                 relation(RULELESS, "ruleless", 'v'),
                 relation(COUNT, "count", 'v'),
+                relation(OTHER_PARENT, "other_parent", 'r'),
+                relation(OTHER_GRANDPARENT, "other_grandparent", 'r'),
+                relation(OTHER_CHILD, "other_child", 'r'),
                 relation(SYSTEM_VIEW, "pg_view", 'v'),
             ],
             inherits: vec![
-                InheritsRow {
-                    child: CHILD,
-                    parent: CUSTOMERS,
-                },
-                InheritsRow {
-                    child: SIBLING,
-                    parent: CUSTOMERS,
-                },
-                InheritsRow {
-                    child: GRANDCHILD,
-                    parent: CHILD,
-                },
+                inherits(CHILD, CUSTOMERS),
+                inherits(SIBLING, CUSTOMERS),
+                inherits(GRANDCHILD, CHILD),
+                inherits(GRANDCHILD, OTHER_PARENT),
+                inherits(OTHER_PARENT, OTHER_GRANDPARENT),
+                inherits(OTHER_CHILD, OTHER_PARENT),
             ],
             rules: vec![
                 rule(PLAIN, &[CUSTOMERS], &[(CUSTOMERS, 1), (CUSTOMERS, 2)], &[]),
@@ -543,6 +551,19 @@ mod tests {
             assert_eq!(set.of(oid, 2), REDACTED, "{oid}");
         }
         assert_eq!(set.of(SIBLING, 2), Cover::Clear);
+    }
+
+    #[test]
+    fn other_parents_of_a_descendant_show_its_rows_and_are_masked() {
+        let set = masks(&[("customers", "ssn", Mask::Redact)]);
+        for oid in [OTHER_PARENT, OTHER_GRANDPARENT] {
+            assert_eq!(
+                (set.of(oid, 1), set.of(oid, 2)),
+                (Cover::Clear, REDACTED),
+                "{oid}"
+            );
+        }
+        assert_eq!(set.of(OTHER_CHILD, 2), Cover::Clear);
     }
 
     #[test]
