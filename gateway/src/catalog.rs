@@ -11,6 +11,7 @@
 mod build;
 mod nodetree;
 mod rows;
+pub(crate) mod showing;
 
 use std::collections::HashMap;
 use std::sync::Arc;

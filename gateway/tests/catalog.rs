@@ -228,11 +228,17 @@ const SCHEMA: &str = r#"
         LATERAL (SELECT ssn FROM customers WHERE id = o.id LIMIT 1) l;
     CREATE VIEW recursive_one AS WITH RECURSIVE r AS (SELECT ssn FROM customers UNION SELECT ssn FROM r)
         SELECT ssn FROM r;
+    CREATE VIEW over_stats AS SELECT tablename, histogram_bounds::text AS bounds FROM pg_stats;
+    CREATE VIEW over_over_stats AS SELECT upper(bounds) AS u FROM over_stats;
+    CREATE VIEW over_statistic AS SELECT stanumbers1, stavalues1::text AS v FROM pg_statistic;
+    CREATE VIEW over_activity AS SELECT pid, query FROM pg_stat_activity;
+    CREATE VIEW by_activity AS SELECT query FROM pg_stat_get_activity(NULL);
+    CREATE VIEW over_tables AS SELECT relname, upper(relname) AS u FROM pg_stat_user_tables;
     CREATE VIEW over_system AS SELECT relname, upper(relname) AS u FROM pg_class;
 "#;
 
 /// What each relation's columns show of a masked `customers.ssn`: M masked, O opaque, - nothing.
-const COVERS: [(&str, &str); 26] = [
+const COVERS: [(&str, &str); 32] = [
     ("customers", "--M"),
     ("customers_1", "M--"),
     ("orders", "--"),
@@ -257,6 +263,12 @@ const COVERS: [(&str, &str); 26] = [
     ("over_grouped", "MO"),
     ("lateral_one", "M"),
     ("recursive_one", "O"),
+    ("over_stats", "OO"),
+    ("over_over_stats", "O"),
+    ("over_statistic", "OO"),
+    ("over_activity", "OO"),
+    ("by_activity", "O"),
+    ("over_tables", "--"),
     ("over_system", "--"),
     ("pg_am", "----"),
 ];

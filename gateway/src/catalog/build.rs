@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::nodetree::{self, Rule};
 use super::rows::{ColumnRow, FunctionRow, InheritsRow, RelationRow, SnapshotRows, TypeRow};
+use super::showing;
 use super::{
     AttNum, Catalog, Column, Depends, FIRST_NORMAL_OID, Function, FunctionKind, Oid, Origin,
     RelKind, Relation, Type, TypeKind, Volatility,
@@ -238,14 +239,14 @@ fn apply_rule(catalog: &mut Catalog, index: usize, rule: Rule, mut depends: Vec<
 }
 
 /// Whether a function may read tables that the rule itself doesn't name: those that run a query
-/// given as text, and code in a language that can. C functions of extensions are trusted not to.
+/// given as text or show values by other means, and code in a language that can. Other C functions
+/// of extensions are trusted not to.
 fn reads_anything(catalog: &Catalog, oid: Oid) -> bool {
     let Some(function) = catalog.function(oid) else {
         return true;
     };
-    if function.builtin {
-        return function.name.contains("_to_xml")
-            || matches!(&*function.name, "ts_stat" | "ts_rewrite");
+    if showing::function(&function.name) {
+        return true;
     }
     let trusted =
         function.oid < FIRST_NORMAL_OID || matches!(&*function.language, "internal" | "c");
