@@ -24,9 +24,17 @@ const TELLING: [&str; 8] = [
     "pg_user_mappings",
 ];
 
+/// Those of `information_schema`: passwords for foreign servers.
+const TELLING_INFORMATION: [&str; 2] = ["_pg_user_mappings", "user_mapping_options"];
+
 /// What it takes to touch a relation.
 pub(super) fn need(schema: &str, name: &str) -> Need {
-    if shows_values(schema, name) || (schema == "pg_catalog" && TELLING.contains(&name)) {
+    let telling = match schema {
+        "pg_catalog" => TELLING.contains(&name),
+        "information_schema" => TELLING_INFORMATION.contains(&name),
+        _ => false,
+    };
+    if telling || shows_values(schema, name) {
         Need::Named
     } else {
         Need::Rule
