@@ -221,6 +221,16 @@ const SCHEMA: &str = r#"
     CREATE VIEW filtered AS SELECT id, name FROM customers WHERE ssn LIKE '1%';
     CREATE VIEW over_filtered AS SELECT count(*) AS n FROM filtered;
     CREATE VIEW by_function AS SELECT l FROM leak() l;
+    CREATE EXTENSION tablefunc;
+    CREATE EXTENSION pageinspect;
+    CREATE EXTENSION pg_trgm;
+    CREATE EXTENSION fuzzystrmatch;
+    CREATE VIEW by_crosstab AS SELECT a FROM
+        crosstab('SELECT 1, 1, ssn FROM customers') AS t (r int, a text);
+    CREATE VIEW by_connectby AS SELECT k FROM
+        connectby('customers', 'ssn', 'name', 'a', 0) AS t (k text, parent text, level int);
+    CREATE VIEW by_pages AS SELECT t_data FROM heap_page_items(get_raw_page('customers_1', 0));
+    CREATE VIEW by_extension AS SELECT 'a' % 'b' AS like_b, levenshtein('a', 'b') AS far;
     CREATE VIEW by_xml AS SELECT query_to_xml('SELECT ssn FROM customers', true, true, '') AS x;
     CREATE MATERIALIZED VIEW grouped AS SELECT ssn, count(*) AS n FROM customers GROUP BY ssn;
     CREATE VIEW over_grouped AS SELECT ssn, n FROM grouped;
@@ -238,7 +248,7 @@ const SCHEMA: &str = r#"
 "#;
 
 /// What each relation's columns show of a masked `customers.ssn`: M masked, O opaque, - nothing.
-const COVERS: [(&str, &str); 32] = [
+const COVERS: [(&str, &str); 36] = [
     ("customers", "--M"),
     ("customers_1", "M--"),
     ("orders", "--"),
@@ -258,6 +268,10 @@ const COVERS: [(&str, &str); 32] = [
     ("filtered", "--"),
     ("over_filtered", "O"),
     ("by_function", "O"),
+    ("by_crosstab", "O"),
+    ("by_connectby", "O"),
+    ("by_pages", "O"),
+    ("by_extension", "--"),
     ("by_xml", "O"),
     ("grouped", "MO"),
     ("over_grouped", "MO"),
