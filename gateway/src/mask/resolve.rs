@@ -277,13 +277,23 @@ impl Spread<'_> {
         }
     }
 
-    /// A column that is computed from a masked one tells of it, unless it is masked itself.
+    /// A column that is computed from a masked one tells of it, unless it is masked itself. The
+    /// ancestors show it too, and needn't compute theirs from the same column, or at all.
     fn over_generated(&mut self) {
-        for relation in self.catalog.relations() {
+        let catalog = self.catalog;
+        for relation in catalog.relations() {
             for &(column, from) in &relation.generated {
-                if self.covers.contains_key(&(relation.oid, from)) {
-                    let generated = (relation.oid, column);
-                    self.covers.entry(generated).or_insert(Own::Opaque);
+                if !self.covers.contains_key(&(relation.oid, from)) {
+                    continue;
+                }
+                let Some(column) = relation.attribute(column) else {
+                    continue;
+                };
+                for shows in reachable(catalog, vec![relation.oid], |r| &r.parents) {
+                    if let Some(same) = shows.column(&column.name) {
+                        let generated = (shows.oid, same.attnum);
+                        self.covers.entry(generated).or_insert(Own::Opaque);
+                    }
                 }
             }
         }
@@ -368,25 +378,27 @@ impl Spread<'_> {
 
 /// The relations through which any row of a table can be read, itself among them: its descendants,
 /// its ancestors, and, as a table can have several parents, the other ancestors of its descendants.
-fn kin<'a>(catalog: &'a Catalog, relation: &'a Relation) -> Vec<&'a Relation> {
+fn kin<'a>(catalog: &'a Catalog, relation: &Relation) -> Vec<&'a Relation> {
     let below = reachable(catalog, vec![relation.oid], |r| &r.children);
-    let kin = reachable(catalog, below, |r| &r.parents);
-    kin.into_iter()
-        .filter_map(|oid| catalog.relation(oid))
-        .collect()
+    let below = below.into_iter().map(|relation| relation.oid).collect();
+    reachable(catalog, below, |r| &r.parents)
 }
 
 /// These relations and all that `next` leads to from them.
-fn reachable(catalog: &Catalog, mut open: Vec<Oid>, next: fn(&Relation) -> &Vec<Oid>) -> Vec<Oid> {
-    let mut found: BTreeSet<Oid> = BTreeSet::new();
+fn reachable(
+    catalog: &Catalog,
+    mut open: Vec<Oid>,
+    next: fn(&Relation) -> &[Oid],
+) -> Vec<&Relation> {
+    let mut found: HashMap<Oid, &Relation> = HashMap::new();
     while let Some(oid) = open.pop() {
         if let Some(relation) = catalog.relation(oid)
-            && found.insert(oid)
+            && found.insert(oid, relation).is_none()
         {
             open.extend(next(relation));
         }
     }
-    found.into_iter().collect()
+    found.into_values().collect()
 }
 
 #[cfg(test)]
@@ -532,6 +544,8 @@ mod tests {
                     &[],
                 ),
             ],
+            // `ssn` of a child is computed from its `id`.
+            generated: vec![(GRANDCHILD, 2, 1)],
             functions: vec![FunctionRow {
                 oid: STAT_FUNCTION,
                 schema: "pg_catalog".into(),
@@ -627,6 +641,19 @@ mod tests {
             );
         }
         assert_eq!(set.of(OTHER_CHILD, 2), Cover::Clear);
+    }
+
+    #[test]
+    fn what_a_descendant_computes_from_a_masked_column_is_opaque_in_all_its_ancestors() {
+        let set = masks(&[("other_parent", "id", Mask::Redact)]);
+        for oid in [GRANDCHILD, CHILD, CUSTOMERS, OTHER_PARENT] {
+            assert_eq!(
+                (set.of(oid, 1), set.of(oid, 2)),
+                (REDACTED, Cover::Opaque),
+                "{oid}"
+            );
+        }
+        assert_eq!(set.of(SIBLING, 2), Cover::Clear);
     }
 
     #[test]
