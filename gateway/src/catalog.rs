@@ -11,6 +11,7 @@
 mod build;
 mod nodetree;
 mod rows;
+pub(crate) mod showing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -361,6 +362,72 @@ mod tests {
         assert_eq!(meant(Some("other"), Some(&["public"])), ["other"]);
         assert_eq!(meant(Some("pg_temp"), None), ["pg_temp_3"]);
         assert!(catalog.resolve(&name(None, "u"), None).is_empty());
+    }
+
+    /// What a view depends on that calls this function alone.
+    fn depends_by(oid: Oid, schema: &str, name: &str, volatility: char, language: &str) -> Depends {
+        const VIEW: Oid = 20_000;
+        let catalog = Catalog::build(SnapshotRows {
+            relations: vec![RelationRow {
+                oid: VIEW,
+                schema: "public".into(),
+                name: "v".into(),
+                kind: 'v',
+            }],
+            functions: vec![FunctionRow {
+                oid,
+                schema: schema.into(),
+                name: name.into(),
+                volatility,
+                kind: 'f',
+                language: language.into(),
+            }],
+            rules: vec![RuleRow {
+                view: VIEW,
+                action: format!(
+                    "({{QUERY :calls ({{F :funcid {oid}}}) :targetList ({{TARGETENTRY :resno 1 \
+                     :resorigtbl 0 :resorigcol 0 :resjunk false}})}})"
+                )
+                .into(),
+            }],
+            ..SnapshotRows::default()
+        });
+        catalog.relation(VIEW).expect("known").depends.clone()
+    }
+
+    #[test]
+    fn a_view_that_calls_what_could_read_anything_depends_on_what_isnt_known() {
+        for (oid, schema, name, volatility, language) in [
+            (30_000, "public", "crosstab", 's', "c"),
+            (30_000, "public", "connectby", 's', "c"),
+            (30_000, "public", "get_raw_page", 'v', "c"),
+            (30_000, "pg_catalog", "read_all", 'v', "c"),
+            (30_000, "public", "alias", 'v', "internal"),
+            (30_000, "public", "xpath_table", 'i', "c"),
+            (30_000, "public", "mine", 'i', "sql"),
+            (
+                3_000,
+                "pg_catalog",
+                "query_to_xml_and_xmlschema",
+                'v',
+                "internal",
+            ),
+            (3_000, "pg_catalog", "pg_stat_get_activity", 's', "internal"),
+            (3_000, "pg_catalog", "pg_read_file", 'v', "internal"),
+        ] {
+            let depends = depends_by(oid, schema, name, volatility, language);
+            assert_eq!(depends, Depends::Unknown, "{schema}.{name}");
+        }
+        for (oid, schema, name, volatility, language) in [
+            (30_000, "public", "levenshtein", 'i', "c"),
+            (30_000, "public", "texteq", 'i', "internal"),
+            (30_000, "public", "unaccent", 's', "c"),
+            (3_000, "pg_catalog", "random", 'v', "internal"),
+            (3_000, "information_schema", "_pg_truetypid", 'i', "sql"),
+        ] {
+            let depends = depends_by(oid, schema, name, volatility, language);
+            assert_eq!(depends, Depends::Columns(Vec::new()), "{schema}.{name}");
+        }
     }
 
     #[test]

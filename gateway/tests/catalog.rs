@@ -200,6 +200,9 @@ const SCHEMA: &str = r#"
     CREATE TABLE orders (id int, customer int);
     CREATE TABLE people (id int, ssn text, twice int GENERATED ALWAYS AS (id * 2) STORED,
         tail text GENERATED ALWAYS AS (right(ssn, 4) || id) STORED);
+    CREATE TABLE patients (id int, ssn text);
+    CREATE TABLE members (id int, ssn text);
+    CREATE TABLE both_kinds (extra int) INHERITS (patients, members);
     CREATE VIEW people_view AS SELECT tail, twice FROM people;
     CREATE FUNCTION leak() RETURNS SETOF text LANGUAGE sql AS 'SELECT ssn FROM customers';
     CREATE VIEW plain AS SELECT id, ssn AS " :resorigtbl {x} \ <>", name FROM customers;
@@ -218,6 +221,16 @@ const SCHEMA: &str = r#"
     CREATE VIEW filtered AS SELECT id, name FROM customers WHERE ssn LIKE '1%';
     CREATE VIEW over_filtered AS SELECT count(*) AS n FROM filtered;
     CREATE VIEW by_function AS SELECT l FROM leak() l;
+    CREATE EXTENSION tablefunc;
+    CREATE EXTENSION pageinspect;
+    CREATE EXTENSION pg_trgm;
+    CREATE EXTENSION fuzzystrmatch;
+    CREATE VIEW by_crosstab AS SELECT a FROM
+        crosstab('SELECT 1, 1, ssn FROM customers') AS t (r int, a text);
+    CREATE VIEW by_connectby AS SELECT k FROM
+        connectby('customers', 'ssn', 'name', 'a', 0) AS t (k text, parent text, level int);
+    CREATE VIEW by_pages AS SELECT t_data FROM heap_page_items(get_raw_page('customers_1', 0));
+    CREATE VIEW by_extension AS SELECT 'a' % 'b' AS like_b, levenshtein('a', 'b') AS far;
     CREATE VIEW by_xml AS SELECT query_to_xml('SELECT ssn FROM customers', true, true, '') AS x;
     CREATE MATERIALIZED VIEW grouped AS SELECT ssn, count(*) AS n FROM customers GROUP BY ssn;
     CREATE VIEW over_grouped AS SELECT ssn, n FROM grouped;
@@ -225,11 +238,17 @@ const SCHEMA: &str = r#"
         LATERAL (SELECT ssn FROM customers WHERE id = o.id LIMIT 1) l;
     CREATE VIEW recursive_one AS WITH RECURSIVE r AS (SELECT ssn FROM customers UNION SELECT ssn FROM r)
         SELECT ssn FROM r;
+    CREATE VIEW over_stats AS SELECT tablename, histogram_bounds::text AS bounds FROM pg_stats;
+    CREATE VIEW over_over_stats AS SELECT upper(bounds) AS u FROM over_stats;
+    CREATE VIEW over_statistic AS SELECT stanumbers1, stavalues1::text AS v FROM pg_statistic;
+    CREATE VIEW over_activity AS SELECT pid, query FROM pg_stat_activity;
+    CREATE VIEW by_activity AS SELECT query FROM pg_stat_get_activity(NULL);
+    CREATE VIEW over_tables AS SELECT relname, upper(relname) AS u FROM pg_stat_user_tables;
     CREATE VIEW over_system AS SELECT relname, upper(relname) AS u FROM pg_class;
 "#;
 
 /// What each relation's columns show of a masked `customers.ssn`: M masked, O opaque, - nothing.
-const COVERS: [(&str, &str); 26] = [
+const COVERS: [(&str, &str); 36] = [
     ("customers", "--M"),
     ("customers_1", "M--"),
     ("orders", "--"),
@@ -249,11 +268,21 @@ const COVERS: [(&str, &str); 26] = [
     ("filtered", "--"),
     ("over_filtered", "O"),
     ("by_function", "O"),
+    ("by_crosstab", "O"),
+    ("by_connectby", "O"),
+    ("by_pages", "O"),
+    ("by_extension", "--"),
     ("by_xml", "O"),
     ("grouped", "MO"),
     ("over_grouped", "MO"),
     ("lateral_one", "M"),
     ("recursive_one", "O"),
+    ("over_stats", "OO"),
+    ("over_over_stats", "O"),
+    ("over_statistic", "OO"),
+    ("over_activity", "OO"),
+    ("by_activity", "O"),
+    ("over_tables", "--"),
     ("over_system", "--"),
     ("pg_am", "----"),
 ];
@@ -287,6 +316,15 @@ fn views_are_traced_as_the_server_resolves_them() {
     let view = relation(&catalog, "people_view").oid;
     assert_eq!(generated.of(view, 1), Cover::Opaque);
     assert_eq!(generated.of(view, 2), Cover::Clear);
+
+    // The rows of a table with two parents are read through either.
+    let inherited = masks(&catalog, "patients", "ssn", Mask::Redact);
+    for name in ["patients", "both_kinds", "members"] {
+        let relation = relation(&catalog, name);
+        let attnum = relation.column("ssn").expect("a column").attnum;
+        let cover = inherited.of(relation.oid, attnum);
+        assert_eq!(cover, Cover::Masked(&Mask::Redact), "{name}");
+    }
 
     let base = relation(&catalog, "customers");
     let attnum = base.column("ssn").expect("a column").attnum;

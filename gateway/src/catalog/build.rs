@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::nodetree::{self, Rule};
 use super::rows::{ColumnRow, FunctionRow, InheritsRow, RelationRow, SnapshotRows, TypeRow};
+use super::showing;
 use super::{
     AttNum, Catalog, Column, Depends, FIRST_NORMAL_OID, Function, FunctionKind, Oid, Origin,
     RelKind, Relation, Type, TypeKind, Volatility,
@@ -238,19 +239,43 @@ fn apply_rule(catalog: &mut Catalog, index: usize, rule: Rule, mut depends: Vec<
 }
 
 /// Whether a function may read tables that the rule itself doesn't name: those that run a query
-/// given as text, and code in a language that can. C functions of extensions are trusted not to.
+/// given as text or show values by other means, and code in a language that can.
 fn reads_anything(catalog: &Catalog, oid: Oid) -> bool {
     let Some(function) = catalog.function(oid) else {
         return true;
     };
-    if function.builtin {
-        return function.name.contains("_to_xml")
-            || matches!(&*function.name, "ts_stat" | "ts_rewrite");
+    if showing::function(&function.name) {
+        return true;
     }
-    let trusted =
-        function.oid < FIRST_NORMAL_OID || matches!(&*function.language, "internal" | "c");
+    if function.oid < FIRST_NORMAL_OID {
+        return false;
+    }
     // A user's aggregate is of language internal whatever its parts are written in.
-    function.kind == FunctionKind::Aggregate || !trusted
+    function.kind == FunctionKind::Aggregate || !is_trusted_code(function)
+}
+
+/// Whether an extension's function is compiled code that reads no tables. Only a superuser can
+/// make one, and who declares it immutable says that it looks at its arguments alone. One that
+/// isn't may run SQL that it is given (`crosstab`, `connectby`) or read a table's pages
+/// (`get_raw_page`): their names can't all be known, so those that are harmless are.
+fn is_trusted_code(function: &Function) -> bool {
+    /// Of unaccent, pg_trgm, uuid-ossp and pgcrypto: text search, comparison, random values.
+    const HARMLESS: [&str; 12] = [
+        "gen_random_bytes",
+        "gen_random_uuid",
+        "gen_salt",
+        "similarity_op",
+        "strict_word_similarity_commutator_op",
+        "strict_word_similarity_op",
+        "unaccent",
+        "uuid_generate_v1",
+        "uuid_generate_v1mc",
+        "uuid_generate_v4",
+        "word_similarity_commutator_op",
+        "word_similarity_op",
+    ];
+    matches!(&*function.language, "internal" | "c")
+        && (function.volatility == Volatility::Immutable || HARMLESS.contains(&&*function.name))
 }
 
 /// Follows every view's column through the views below it.

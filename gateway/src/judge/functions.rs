@@ -8,7 +8,7 @@
 
 use super::{Judge, objects::Object, objects::unresolved, without_object};
 use crate::{
-    catalog::{FIRST_NORMAL_OID, Function, Volatility},
+    catalog::{FIRST_NORMAL_OID, Function, Volatility, showing},
     policy::{Need, ResolvedTouch},
     sql::{Effect, Name, ObjectKind},
 };
@@ -59,57 +59,57 @@ const HARMLESS: [&str; 38] = [
 /// Volatile built-ins that need a rule. Only without a catalog must their names be known.
 const VOLATILE: [&str; 4] = ["pg_sleep", "pg_sleep_for", "pg_sleep_until", "setval"];
 
-/// Guarded names that begin like this, with their effects, and whether they can show what a mask
-/// hides.
-const GUARDED_PREFIXES: [(&str, Effect, bool); 17] = [
-    ("binary_upgrade_", Effect::Procedural, false),
-    ("cursor_to_xml", Effect::Procedural, true),
-    ("database_to_xml", Effect::Procedural, true),
-    ("dblink", Effect::UnsafeIo, true),
-    ("lo_", Effect::Procedural, true),
-    ("pg_backup_", Effect::Procedural, false),
-    ("pg_copy_", Effect::Procedural, false),
-    ("pg_create_", Effect::Procedural, false),
-    ("pg_drop_", Effect::Procedural, false),
-    ("pg_file_", Effect::UnsafeIo, true),
-    ("pg_logical_", Effect::UnsafeIo, true),
-    ("pg_ls_", Effect::UnsafeIo, false),
-    ("pg_replication_", Effect::Procedural, false),
-    ("pg_stat_get_", Effect::Procedural, true),
-    ("query_to_xml", Effect::Procedural, true),
-    ("schema_to_xml", Effect::Procedural, true),
-    ("table_to_xml", Effect::Procedural, true),
+/// Guarded names that begin like this, with their effects. Those that can show what a mask hides
+/// are told by [`showing`], and are all guarded.
+const GUARDED_PREFIXES: [(&str, Effect); 17] = [
+    ("binary_upgrade_", Effect::Procedural),
+    ("cursor_to_xml", Effect::Procedural),
+    ("database_to_xml", Effect::Procedural),
+    ("dblink", Effect::UnsafeIo),
+    ("lo_", Effect::Procedural),
+    ("pg_backup_", Effect::Procedural),
+    ("pg_copy_", Effect::Procedural),
+    ("pg_create_", Effect::Procedural),
+    ("pg_drop_", Effect::Procedural),
+    ("pg_file_", Effect::UnsafeIo),
+    ("pg_logical_", Effect::UnsafeIo),
+    ("pg_ls_", Effect::UnsafeIo),
+    ("pg_replication_", Effect::Procedural),
+    ("pg_stat_get_", Effect::Procedural),
+    ("query_to_xml", Effect::Procedural),
+    ("schema_to_xml", Effect::Procedural),
+    ("table_to_xml", Effect::Procedural),
 ];
 
 /// Guarded names, likewise.
-const GUARDED: [(&str, Effect, bool); 26] = [
-    ("lo_export", Effect::UnsafeIo, true),
-    ("lo_import", Effect::UnsafeIo, true),
-    ("loread", Effect::Procedural, true),
-    ("lowrite", Effect::Procedural, true),
-    ("pg_cancel_backend", Effect::Procedural, false),
-    ("pg_current_logfile", Effect::UnsafeIo, false),
-    ("pg_export_snapshot", Effect::Procedural, false),
-    ("pg_extension_config_dump", Effect::Procedural, false),
-    ("pg_hba_file_rules", Effect::UnsafeIo, false),
-    ("pg_ident_file_mappings", Effect::UnsafeIo, false),
-    ("pg_log_backend_memory_contexts", Effect::Procedural, false),
-    ("pg_logdir_ls", Effect::UnsafeIo, false),
-    ("pg_promote", Effect::Procedural, false),
-    ("pg_read_binary_file", Effect::UnsafeIo, true),
-    ("pg_read_file", Effect::UnsafeIo, true),
-    ("pg_read_file_old", Effect::UnsafeIo, true),
-    ("pg_reload_conf", Effect::Procedural, false),
-    ("pg_rotate_logfile", Effect::Procedural, false),
-    ("pg_show_all_file_settings", Effect::UnsafeIo, false),
-    ("pg_stat_file", Effect::UnsafeIo, false),
-    ("pg_stat_statements", Effect::Procedural, true),
-    ("pg_switch_wal", Effect::Procedural, false),
-    ("pg_terminate_backend", Effect::Procedural, false),
+const GUARDED: [(&str, Effect); 26] = [
+    ("lo_export", Effect::UnsafeIo),
+    ("lo_import", Effect::UnsafeIo),
+    ("loread", Effect::Procedural),
+    ("lowrite", Effect::Procedural),
+    ("pg_cancel_backend", Effect::Procedural),
+    ("pg_current_logfile", Effect::UnsafeIo),
+    ("pg_export_snapshot", Effect::Procedural),
+    ("pg_extension_config_dump", Effect::Procedural),
+    ("pg_hba_file_rules", Effect::UnsafeIo),
+    ("pg_ident_file_mappings", Effect::UnsafeIo),
+    ("pg_log_backend_memory_contexts", Effect::Procedural),
+    ("pg_logdir_ls", Effect::UnsafeIo),
+    ("pg_promote", Effect::Procedural),
+    ("pg_read_binary_file", Effect::UnsafeIo),
+    ("pg_read_file", Effect::UnsafeIo),
+    ("pg_read_file_old", Effect::UnsafeIo),
+    ("pg_reload_conf", Effect::Procedural),
+    ("pg_rotate_logfile", Effect::Procedural),
+    ("pg_show_all_file_settings", Effect::UnsafeIo),
+    ("pg_stat_file", Effect::UnsafeIo),
+    ("pg_stat_statements", Effect::Procedural),
+    ("pg_switch_wal", Effect::Procedural),
+    ("pg_terminate_backend", Effect::Procedural),
     // Both run a query that they are given as a string.
-    ("ts_rewrite", Effect::Procedural, true),
-    ("ts_stat", Effect::Procedural, true),
-    ("xpath_table", Effect::Procedural, true),
+    ("ts_rewrite", Effect::Procedural),
+    ("ts_stat", Effect::Procedural),
+    ("xpath_table", Effect::Procedural),
 ];
 
 /// What the calls of a statement come to.
@@ -161,7 +161,7 @@ impl Calls {
     }
 
     fn add(&mut self, judge: &Judge<'_>, name: &Name) {
-        if guarded(&name.name).is_some_and(|(_, showing)| showing) && self.showing.is_none() {
+        if self.showing.is_none() && showing::function(&name.name) {
             self.showing = Some(name.name.clone());
         }
         self.set_config |= &*name.name == "set_config";
@@ -202,7 +202,7 @@ impl Calls {
     fn foreign(&mut self, object: Object) {
         self.foreign = true;
         let (effect, need) = guarded(&object.1)
-            .map_or((Effect::Procedural, Need::Rule), |(effect, _)| {
+            .map_or((Effect::Procedural, Need::Rule), |effect| {
                 (effect, Need::Named)
             });
         self.touches.push(ResolvedTouch {
@@ -214,7 +214,7 @@ impl Calls {
 
 fn classify(name: &str, volatile: bool) -> Class {
     let object = Some(("pg_catalog".into(), name.into()));
-    if let Some((effect, _)) = guarded(name) {
+    if let Some(effect) = guarded(name) {
         return Class::Touch(ResolvedTouch {
             object,
             ..without_object(effect, Need::Named)
@@ -237,16 +237,14 @@ fn classify(name: &str, volatile: bool) -> Class {
     })
 }
 
-fn guarded(name: &str) -> Option<(Effect, bool)> {
-    let whole = GUARDED.iter().find(|(guarded, ..)| *guarded == name);
+fn guarded(name: &str) -> Option<Effect> {
+    let whole = GUARDED.iter().find(|(guarded, _)| *guarded == name);
     let begun = || {
         GUARDED_PREFIXES
             .iter()
-            .find(|(prefix, ..)| name.starts_with(prefix))
+            .find(|(prefix, _)| name.starts_with(prefix))
     };
-    whole
-        .or_else(begun)
-        .map(|(_, effect, showing)| (*effect, *showing))
+    whole.or_else(begun).map(|(_, effect)| *effect)
 }
 
 /// The functions of the catalog that a name can mean along the search path.
@@ -310,6 +308,13 @@ mod tests {
     }
 
     #[test]
+    fn every_function_that_can_show_values_is_guarded() {
+        for name in showing::FUNCTIONS.iter().chain(&showing::FUNCTION_PREFIXES) {
+            assert!(guarded(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
     fn reaching_outside_the_database_is_unsafe_io_and_the_rest_procedural() {
         for (name, effect) in [
             ("pg_read_file", Effect::UnsafeIo),
@@ -320,11 +325,7 @@ mod tests {
             ("query_to_xml_and_xmlschema", Effect::Procedural),
             ("pg_terminate_backend", Effect::Procedural),
         ] {
-            assert_eq!(
-                guarded(name).map(|(effect, _)| effect),
-                Some(effect),
-                "{name}"
-            );
+            assert_eq!(guarded(name), Some(effect), "{name}");
         }
         assert!(guarded("lower").is_none());
     }

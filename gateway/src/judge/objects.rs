@@ -1,6 +1,7 @@
 //! From names to the objects that they can mean.
 
 use super::Judge;
+pub(super) use crate::catalog::showing::relation as shows_values;
 use crate::{
     policy::Need,
     sql::{Effect, Name},
@@ -9,56 +10,35 @@ use crate::{
 /// Schema and name.
 pub(super) type Object = (Box<str>, Box<str>);
 
-/// System relations that show more than structure: credentials, values of other people's columns,
-/// statements of other sessions.
-const TELLING: [&str; 16] = [
+/// System relations that show more than structure: credentials, and what reaches outside. Those
+/// that show values of other people's columns or statements of other sessions are told by
+/// [`shows_values`].
+const TELLING: [&str; 8] = [
     "pg_authid",
     "pg_file_settings",
     "pg_hba_file_rules",
     "pg_ident_file_mappings",
-    "pg_largeobject",
     "pg_shadow",
-    "pg_stat_activity",
-    "pg_stat_statements",
-    "pg_statistic",
-    "pg_statistic_ext_data",
-    "pg_stats",
-    "pg_stats_ext",
-    "pg_stats_ext_exprs",
     "pg_subscription",
     "pg_user_mapping",
     "pg_user_mappings",
 ];
 
-/// Those of them that can show what a mask hides.
-const SHOWS_VALUES: [&str; 8] = [
-    "pg_largeobject",
-    "pg_stat_activity",
-    "pg_stat_statements",
-    "pg_statistic",
-    "pg_statistic_ext_data",
-    "pg_stats",
-    "pg_stats_ext",
-    "pg_stats_ext_exprs",
-];
+/// Those of `information_schema`: passwords for foreign servers.
+const TELLING_INFORMATION: [&str; 2] = ["_pg_user_mappings", "user_mapping_options"];
 
 /// What it takes to touch a relation.
 pub(super) fn need(schema: &str, name: &str) -> Need {
-    if is_system(schema, name) && TELLING.contains(&name) {
+    let telling = match schema {
+        "pg_catalog" => TELLING.contains(&name),
+        "information_schema" => TELLING_INFORMATION.contains(&name),
+        _ => false,
+    };
+    if telling || shows_values(schema, name) {
         Need::Named
     } else {
         Need::Rule
     }
-}
-
-/// Whether a relation shows values that masks hide elsewhere.
-pub(super) fn shows_values(schema: &str, name: &str) -> bool {
-    is_system(schema, name) && SHOWS_VALUES.contains(&name)
-}
-
-/// `pg_stat_statements` is an extension's, and can be in any schema.
-fn is_system(schema: &str, name: &str) -> bool {
-    schema == "pg_catalog" || name == "pg_stat_statements"
 }
 
 /// Every relation that a name can mean: those of the snapshot, or where there is none what the

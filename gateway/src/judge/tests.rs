@@ -16,7 +16,7 @@ use crate::{
 
 /// A database as far as judging knows it: relations as `schema.name kind: columns`, functions as
 /// `schema.name volatility`.
-const RELATIONS: [&str; 13] = [
+const RELATIONS: [&str; 14] = [
     "public.customers r: id name ssn",
     "public.orders r: id customer_id total paid",
     "other.orders r: id",
@@ -28,6 +28,7 @@ const RELATIONS: [&str; 13] = [
     "pg_catalog.pg_stat_activity v: query",
     "pg_catalog.pg_largeobject r: data",
     "information_schema.tables v: table_name",
+    "information_schema.user_mapping_options v: option_value",
     "public.pg_stat_statements v: query",
     "public.computed r: id",
 ];

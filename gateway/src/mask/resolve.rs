@@ -4,7 +4,8 @@
 //! that hold the rows of a masked table, and to the parents through which a masked child can be
 //! read; then to columns that the server computes from masked ones; then through views, by where
 //! their columns come from. A view's column that isn't plain is
-//! [`Cover::Opaque`] as soon as anything that the view reads is masked. Guarantees that what the
+//! [`Cover::Opaque`] as soon as anything that the view reads is masked, and so is all that comes
+//! from relations that show values of others ([`showing`]). Guarantees that what the
 //! snapshot doesn't know is [`Cover::Unknown`], unless nothing is masked at all.
 
 use std::collections::{BTreeSet, HashMap};
@@ -12,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Mask, strictest};
-use crate::catalog::{AttNum, Catalog, Depends, FIRST_NORMAL_OID, Oid, Relation, Type};
+use crate::catalog::{AttNum, Catalog, Depends, FIRST_NORMAL_OID, Oid, Relation, Type, showing};
 use crate::sql;
 
 /// Whether a rule's object patterns match a relation: (schema, name). A schema of `None` is one
@@ -165,6 +166,7 @@ pub fn resolve(requests: Vec<Request>, catalog: &Catalog) -> (MaskSet, Vec<Unres
     let mut spread = Spread {
         catalog,
         covers: HashMap::new(),
+        masks_system: false,
         views: HashMap::new(),
     };
     let mut unresolved = BTreeSet::new();
@@ -173,9 +175,9 @@ pub fn resolve(requests: Vec<Request>, catalog: &Catalog) -> (MaskSet, Vec<Unres
     }
     spread.over_inheritance();
     spread.over_generated();
-    let any = !requests.is_empty();
     let mut sensitive = HashMap::new();
-    if any {
+    if !requests.is_empty() {
+        spread.over_showing();
         for relation in catalog.relations() {
             spread.view(relation.oid, 0);
         }
@@ -203,6 +205,8 @@ pub fn resolve(requests: Vec<Request>, catalog: &Catalog) -> (MaskSet, Vec<Unres
 struct Spread<'a> {
     catalog: &'a Catalog,
     covers: HashMap<(Oid, AttNum), Own>,
+    /// Whether a rule masks a relation of the server's own. What reads it there isn't known.
+    masks_system: bool,
     /// Views that were looked at: whether they read anything masked.
     views: HashMap<Oid, bool>,
 }
@@ -225,6 +229,7 @@ impl Spread<'_> {
                     .filter(|c| &**name == "*" || c.name == *name)
                 {
                     found = true;
+                    self.masks_system |= relation.oid < FIRST_NORMAL_OID;
                     self.cover((relation.oid, column.attnum), &request.mask);
                 }
             }
@@ -249,7 +254,7 @@ impl Spread<'_> {
         self.covers.insert(column, Own::Masked(stricter));
     }
 
-    /// A table's rows can be read through its ancestors, and those of its descendants through it;
+    /// A table's rows, those of its descendants among them, can be read through its [`kin`];
     /// columns are the same by name. Siblings don't see each other's rows.
     fn over_inheritance(&mut self) {
         let placed: Vec<_> = self
@@ -272,14 +277,35 @@ impl Spread<'_> {
         }
     }
 
-    /// A column that is computed from a masked one tells of it, unless it is masked itself.
+    /// A column that is computed from a masked one tells of it, unless it is masked itself. The
+    /// ancestors show it too, and needn't compute theirs from the same column, or at all.
     fn over_generated(&mut self) {
-        for relation in self.catalog.relations() {
+        let catalog = self.catalog;
+        for relation in catalog.relations() {
             for &(column, from) in &relation.generated {
-                if self.covers.contains_key(&(relation.oid, from)) {
-                    let generated = (relation.oid, column);
-                    self.covers.entry(generated).or_insert(Own::Opaque);
+                if !self.covers.contains_key(&(relation.oid, from)) {
+                    continue;
                 }
+                let Some(column) = relation.attribute(column) else {
+                    continue;
+                };
+                for shows in reachable(catalog, vec![relation.oid], |r| &r.parents) {
+                    if let Some(same) = shows.column(&column.name) {
+                        let generated = (shows.oid, same.attnum);
+                        self.covers.entry(generated).or_insert(Own::Opaque);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Statistics, large objects and the statements of other sessions can hold any masked value.
+    fn over_showing(&mut self) {
+        let showing = |relation: &&Relation| showing::relation(&relation.schema, &relation.name);
+        for relation in self.catalog.relations().filter(showing) {
+            for column in &relation.columns {
+                self.covers
+                    .insert((relation.oid, column.attnum), Own::Opaque);
             }
         }
     }
@@ -307,7 +333,7 @@ impl Spread<'_> {
             || match &relation.depends {
                 Depends::Columns(columns) => columns.iter().any(|column| self.is_covered(*column)),
                 Depends::Unknown => true,
-                Depends::System => self.covers.keys().any(|(oid, _)| *oid < FIRST_NORMAL_OID),
+                Depends::System => self.masks_system,
             };
         self.cover_view(relation, reads_masked);
         self.views.insert(oid, reads_masked);
@@ -350,29 +376,37 @@ impl Spread<'_> {
     }
 }
 
-/// All ancestors and all descendants of a table.
-fn kin<'a>(catalog: &'a Catalog, relation: &'a Relation) -> Vec<&'a Relation> {
-    let mut found: BTreeSet<Oid> = BTreeSet::new();
-    for next in [|r: &'a Relation| &r.parents, |r: &'a Relation| &r.children] {
-        let mut open: Vec<Oid> = next(relation).clone();
-        while let Some(oid) = open.pop() {
-            if let Some(relation) = catalog.relation(oid)
-                && found.insert(oid)
-            {
-                open.extend(next(relation));
-            }
+/// The relations through which any row of a table can be read, itself among them: its descendants,
+/// its ancestors, and, as a table can have several parents, the other ancestors of its descendants.
+fn kin<'a>(catalog: &'a Catalog, relation: &Relation) -> Vec<&'a Relation> {
+    let below = reachable(catalog, vec![relation.oid], |r| &r.children);
+    let below = below.into_iter().map(|relation| relation.oid).collect();
+    reachable(catalog, below, |r| &r.parents)
+}
+
+/// These relations and all that `next` leads to from them.
+fn reachable(
+    catalog: &Catalog,
+    mut open: Vec<Oid>,
+    next: fn(&Relation) -> &[Oid],
+) -> Vec<&Relation> {
+    let mut found: HashMap<Oid, &Relation> = HashMap::new();
+    while let Some(oid) = open.pop() {
+        if let Some(relation) = catalog.relation(oid)
+            && found.insert(oid, relation).is_none()
+        {
+            open.extend(next(relation));
         }
     }
-    found
-        .into_iter()
-        .filter_map(|oid| catalog.relation(oid))
-        .collect()
+    found.into_values().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{ColumnRow, Facts, InheritsRow, RelationRow, RuleRow, SnapshotRows};
+    use crate::catalog::{
+        ColumnRow, Facts, FunctionRow, InheritsRow, RelationRow, RuleRow, SnapshotRows,
+    };
 
     fn relation(oid: Oid, name: &str, kind: char) -> RelationRow {
         RelationRow {
@@ -381,6 +415,17 @@ mod tests {
             name: name.into(),
             kind,
         }
+    }
+
+    fn system(oid: Oid, name: &str, kind: char) -> RelationRow {
+        RelationRow {
+            schema: "pg_catalog".into(),
+            ..relation(oid, name, kind)
+        }
+    }
+
+    fn inherits(child: Oid, parent: Oid) -> InheritsRow {
+        InheritsRow { child, parent }
     }
 
     /// A rule of these (origin, column) outputs that reads these relations and calls these functions.
@@ -421,7 +466,18 @@ mod tests {
     const CODE: Oid = 20_015;
     const RULELESS: Oid = 20_016;
     const COUNT: Oid = 20_017;
+    const OTHER_PARENT: Oid = 20_018;
+    const OTHER_GRANDPARENT: Oid = 20_019;
+    const OTHER_CHILD: Oid = 20_020;
+    const OVER_STATS: Oid = 20_021;
+    const OVER_OVER_STATS: Oid = 20_022;
+    const OVER_STATISTIC: Oid = 20_023;
+    const BY_STAT_FUNCTION: Oid = 20_024;
+    const OVER_SYSTEM: Oid = 20_025;
     const SYSTEM_VIEW: Oid = 12_000;
+    const STATS: Oid = 12_001;
+    const STATISTIC: Oid = 12_002;
+    const STAT_FUNCTION: Oid = 3_000;
 
     /// Tables of (id, ssn) and views over them.
     fn catalog() -> Catalog {
@@ -439,21 +495,25 @@ mod tests {
                 relation(CODE, "code", 'v'),
                 relation(RULELESS, "ruleless", 'v'),
                 relation(COUNT, "count", 'v'),
+                relation(OTHER_PARENT, "other_parent", 'r'),
+                relation(OTHER_GRANDPARENT, "other_grandparent", 'r'),
+                relation(OTHER_CHILD, "other_child", 'r'),
                 relation(SYSTEM_VIEW, "pg_view", 'v'),
+                system(STATS, "pg_stats", 'v'),
+                system(STATISTIC, "pg_statistic", 'r'),
+                relation(OVER_STATS, "over_stats", 'v'),
+                relation(OVER_OVER_STATS, "over_over_stats", 'v'),
+                relation(OVER_STATISTIC, "over_statistic", 'm'),
+                relation(BY_STAT_FUNCTION, "by_stat_function", 'v'),
+                relation(OVER_SYSTEM, "over_system", 'v'),
             ],
             inherits: vec![
-                InheritsRow {
-                    child: CHILD,
-                    parent: CUSTOMERS,
-                },
-                InheritsRow {
-                    child: SIBLING,
-                    parent: CUSTOMERS,
-                },
-                InheritsRow {
-                    child: GRANDCHILD,
-                    parent: CHILD,
-                },
+                inherits(CHILD, CUSTOMERS),
+                inherits(SIBLING, CUSTOMERS),
+                inherits(GRANDCHILD, CHILD),
+                inherits(GRANDCHILD, OTHER_PARENT),
+                inherits(OTHER_PARENT, OTHER_GRANDPARENT),
+                inherits(OTHER_CHILD, OTHER_PARENT),
             ],
             rules: vec![
                 rule(PLAIN, &[CUSTOMERS], &[(CUSTOMERS, 1), (CUSTOMERS, 2)], &[]),
@@ -468,7 +528,32 @@ mod tests {
                 ),
                 rule(CODE, &[], &[(0, 0), (0, 0)], &[30_000]),
                 rule(COUNT, &[CUSTOMERS], &[(0, 0), (0, 0)], &[]),
+                rule(OVER_STATS, &[STATS], &[(STATS, 1), (0, 0)], &[]),
+                rule(
+                    OVER_OVER_STATS,
+                    &[OVER_STATS],
+                    &[(0, 0), (OVER_STATS, 2)],
+                    &[],
+                ),
+                rule(OVER_STATISTIC, &[STATISTIC], &[(STATISTIC, 1), (0, 0)], &[]),
+                rule(BY_STAT_FUNCTION, &[], &[(0, 0), (0, 0)], &[STAT_FUNCTION]),
+                rule(
+                    OVER_SYSTEM,
+                    &[SYSTEM_VIEW],
+                    &[(SYSTEM_VIEW, 1), (0, 0)],
+                    &[],
+                ),
             ],
+            // `ssn` of a child is computed from its `id`.
+            generated: vec![(GRANDCHILD, 2, 1)],
+            functions: vec![FunctionRow {
+                oid: STAT_FUNCTION,
+                schema: "pg_catalog".into(),
+                name: "pg_stat_get_activity".into(),
+                volatility: 's',
+                kind: 'f',
+                language: "internal".into(),
+            }],
             depends: vec![
                 (PLAIN, CUSTOMERS, 1),
                 (PLAIN, CUSTOMERS, 2),
@@ -546,6 +631,32 @@ mod tests {
     }
 
     #[test]
+    fn other_parents_of_a_descendant_show_its_rows_and_are_masked() {
+        let set = masks(&[("customers", "ssn", Mask::Redact)]);
+        for oid in [OTHER_PARENT, OTHER_GRANDPARENT] {
+            assert_eq!(
+                (set.of(oid, 1), set.of(oid, 2)),
+                (Cover::Clear, REDACTED),
+                "{oid}"
+            );
+        }
+        assert_eq!(set.of(OTHER_CHILD, 2), Cover::Clear);
+    }
+
+    #[test]
+    fn what_a_descendant_computes_from_a_masked_column_is_opaque_in_all_its_ancestors() {
+        let set = masks(&[("other_parent", "id", Mask::Redact)]);
+        for oid in [GRANDCHILD, CHILD, CUSTOMERS, OTHER_PARENT] {
+            assert_eq!(
+                (set.of(oid, 1), set.of(oid, 2)),
+                (REDACTED, Cover::Opaque),
+                "{oid}"
+            );
+        }
+        assert_eq!(set.of(SIBLING, 2), Cover::Clear);
+    }
+
+    #[test]
     fn a_mask_on_a_view_guards_the_views_above_it_and_not_the_table_below() {
         let set = masks(&[("plain", "ssn", Mask::Redact)]);
         assert_eq!(
@@ -580,6 +691,31 @@ mod tests {
     fn views_over_a_masked_system_catalog_are_opaque() {
         let set = masks(&[("pg_view", "ssn", Mask::Redact)]);
         assert_eq!(set.of(SYSTEM_VIEW, 1), Cover::Opaque);
+    }
+
+    #[test]
+    fn what_shows_others_values_is_opaque_with_all_views_over_it_where_anything_is_masked() {
+        let set = masks(&[("customers", "ssn", Mask::Redact)]);
+        let over = [
+            OVER_STATS,
+            OVER_OVER_STATS,
+            OVER_STATISTIC,
+            BY_STAT_FUNCTION,
+        ];
+        for oid in [STATS, STATISTIC].into_iter().chain(over) {
+            assert_eq!(
+                (set.of(oid, 1), set.of(oid, 2), set.is_sensitive(oid)),
+                (Cover::Opaque, Cover::Opaque, true),
+                "{oid}"
+            );
+        }
+        // The server's other views show catalogs only.
+        assert_eq!(
+            (set.of(OVER_SYSTEM, 1), set.of(OVER_SYSTEM, 2)),
+            (Cover::Clear, Cover::Clear)
+        );
+        let (none, _) = resolve(Vec::new(), &catalog());
+        assert_eq!(none.of(OVER_STATS, 2), Cover::Clear);
     }
 
     #[test]

@@ -113,6 +113,8 @@ fn system_relations_that_show_others_data_must_be_named() {
         "pg_stats",
         "pg_catalog.pg_stat_activity",
         "pg_stat_statements",
+        "information_schema.user_mapping_options",
+        "information_schema._pg_user_mappings",
     ] {
         denied_saying(
             &catalogs,
