@@ -110,8 +110,13 @@ pub(super) struct Link<C, U> {
     pub(super) status: Cell<TxStatus>,
     /// The statement whose COPY data the server reads now.
     pub(super) copying_in: Cell<Option<u64>>,
-    /// Syncs that came before the server went into COPY IN, as long as no data has followed.
-    pub(super) syncs_behind_copy: Cell<usize>,
+    /// The client has ended the data of the COPY that the server answers next.
+    pub(super) copy_ended: Cell<bool>,
+    /// Syncs that came behind the last data of a COPY, and don't go upstream before it is known whether
+    /// the server still reads data, and would ignore them.
+    pub(super) held_syncs: Cell<usize>,
+    /// Held Syncs that have to go upstream: their COPY has failed.
+    pub(super) owed_syncs: Cell<usize>,
     /// A COPY IN has to be ended for a client that doesn't know of it.
     pub(super) refuse_copy: Cell<bool>,
     /// Bytes for the client are on their way: it may have got a part of a message.
@@ -189,7 +194,7 @@ where
 
     /// Whether the server half has something for the client half to do.
     pub(super) fn asks(&self) -> bool {
-        self.fail_transaction.get() || self.refuse_copy.get()
+        self.fail_transaction.get() || self.refuse_copy.get() || self.owed_syncs.get() > 0
     }
 
     /// Has the server half look at the queue again.
@@ -199,6 +204,17 @@ where
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// Whether a COPY is owed whose data the client has not ended yet.
+    pub(super) fn owes_copy_data(&self) -> bool {
+        !self.copy_ended.get() && self.queue.borrow().owes_copy_in()
+    }
+
+    /// What the server answers now is done: if it was a COPY, with it the data that it read.
+    pub(super) fn end_copy(&self) {
+        self.copying_in.set(None);
+        self.copy_ended.set(false);
     }
 
     /// Whether a limit was exceeded in the segment that the client is sending.

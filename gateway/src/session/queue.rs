@@ -76,6 +76,8 @@ pub(super) struct Batch {
 #[derive(Debug)]
 struct Entry {
     segment: u64,
+    /// Stands behind messages of the extended protocol without a Sync.
+    unsynced: bool,
     owed: Owed,
 }
 
@@ -141,6 +143,7 @@ impl Queue {
         }
         // It will fail for certain: what follows needs not even be sent.
         self.discarding |= matches!(owed, Owed::Denied(_));
+        let unsynced = self.unsynced;
         let ends_segment = matches!(
             owed,
             Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }
@@ -151,6 +154,7 @@ impl Queue {
         self.limited |= is_limited(&owed);
         self.entries.push_back(Entry {
             segment: self.segment,
+            unsynced,
             owed,
         });
         if ends_segment {
@@ -223,6 +227,21 @@ impl Queue {
             .is_some_and(|e| e.segment != self.segment)
     }
 
+    /// Whether an error may be of something before the query at the front: a time-out, say, behind
+    /// messages that have been answered. The server then ignores the query, and all up to a Sync.
+    pub(super) fn is_error_ambiguous(&self) -> bool {
+        self.entries.front().is_some_and(|e| {
+            e.unsynced && matches!(e.owed, Owed::Query(_) | Owed::FailTransaction { .. })
+        })
+    }
+
+    /// An error came for nothing that is owed. Whether that can be: behind messages of the extended
+    /// protocol, whose rest up to a Sync the server then ignores.
+    pub(super) fn fail_unowed(&mut self) -> bool {
+        self.discarding |= self.unsynced;
+        self.unsynced
+    }
+
     /// What is owed next.
     pub(super) fn front(&mut self) -> Option<&mut Owed> {
         self.entries.front_mut().map(|e| &mut e.owed)
@@ -286,18 +305,6 @@ impl Queue {
             _ => self.discarding = true,
         }
         failed
-    }
-
-    /// The server has gone into COPY IN for the front: Syncs that it has not answered yet are read
-    /// in that mode and ignored. Returns how many.
-    pub(super) fn forget_syncs_behind_copy(&mut self) -> usize {
-        let before = self.entries.len();
-        self.entries
-            .retain(|e| !matches!(e.owed, Owed::Sync(AskedBy::Client)));
-        // None of them has committed: the COPY still stands to be.
-        self.unsynced = true;
-        self.writes = true;
-        before - self.entries.len()
     }
 
     /// A ReadyForQuery came: portals end with their transaction.

@@ -8,6 +8,7 @@
 //! A statement that reads masked columns runs only after the server has described its result: a
 //! column whose origin isn't plain is a denial.
 
+mod copy;
 mod extended;
 
 use std::io;
@@ -20,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::buffer::{ReadBuffer, Splice};
 use super::judging::limit_exceeded;
-use super::link::{End, Error, Link, Results, now};
+use super::link::{End, Error, Link, now};
 use super::queue::{AskedBy, Batch, Owed};
 use super::statement::{Columns, Judged, Prepared, Run, Verdict};
 use crate::judge;
@@ -135,12 +136,14 @@ where
     /// entered in the queue before goes out before.
     async fn do_as_asked(&mut self, source: &[u8]) -> Result<(), Error> {
         if self.link.refuse_copy.take() {
-            let syncs = self.link.syncs_behind_copy.take();
             self.send(source).await?;
             let out = self.splice.insert(source);
             out.extend_from_slice(&request::COPY_FAIL);
-            for _ in 0..syncs {
-                // The server ignored the client's.
+            self.send(source).await?;
+        }
+        let owed_syncs = self.link.owed_syncs.take();
+        if owed_syncs > 0 {
+            for _ in 0..owed_syncs {
                 self.push(Owed::Sync(AskedBy::Client));
                 self.splice.insert(source).extend_from_slice(&request::SYNC);
             }
@@ -200,9 +203,19 @@ where
         if self.link.asks() {
             self.do_as_asked(seen.source).await?;
         }
+        // A request that the server takes for a part of COPY's data is answered by nothing.
+        if !copy::may_come_behind(seen.tag) && self.reads_copy(&seen).await? {
+            return Err(Error::ClientSequence(
+                "a request in the middle of COPY data",
+            ));
+        }
         // The server would discard it unread; what it doesn't get needs no judging.
         let discarded = self.link.queue.borrow().is_discarding();
         match seen.tag {
+            b'S' | b'X' | b'H' | b'c' if !seen.body().is_empty() => {
+                // The server fails at it, and then ignores what comes, or doesn't.
+                return Err(Error::Client(wire::Error::Malformed("empty")));
+            }
             b'S' => self.sync(&seen).await?,
             b'X' => {
                 self.quit(&seen).await?;
@@ -239,10 +252,12 @@ where
 
     async fn sync(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         // While COPY data is read the server ignores a Sync.
-        if self.link.copying_in.get().is_none() {
-            self.before_commit(seen).await?;
-            self.push(Owed::Sync(AskedBy::Client));
+        if self.reads_copy(seen).await? {
+            self.link.held_syncs.set(self.link.held_syncs.get() + 1);
+            return Ok(());
         }
+        self.before_commit(seen).await?;
+        self.push(Owed::Sync(AskedBy::Client));
         self.keep(seen);
         Ok(())
     }
@@ -379,6 +394,12 @@ where
             Reply::ready(&mut out, TxStatus::Idle);
             self.push(Owed::Own(out));
             self.link.wake_server_half().await;
+        } else if self.link.queue.borrow().is_unsynced() {
+            // A query's error can be told from one of what came before only if none is there.
+            self.refuse_extended(seen, deny);
+            self.push(Owed::Sync(AskedBy::Client));
+            let sync = request::SYNC;
+            self.splice.insert(seen.source).extend_from_slice(&sync);
         } else {
             let batch = Batch {
                 runs: [].into(),
@@ -528,44 +549,6 @@ where
         })
         .await
         .map_err(Error::ClientIo)
-    }
-
-    /// The statement whose data the server reads now. Data may come together with its COPY: then
-    /// whether the server takes it isn't known before its answer.
-    async fn copying_in(&mut self, seen: &Seen<'_>) -> Result<Option<u64>, Error> {
-        let open = |link: &Link<C, U>| {
-            link.copying_in.get().is_none() && link.queue.borrow().owes_copy_in()
-        };
-        if open(self.link) {
-            self.wait_while(seen, open).await?;
-        }
-        let statement = self.link.copying_in.get();
-        if statement.is_some() {
-            // From here on whether the server has read them can't be known.
-            self.link.syncs_behind_copy.set(0);
-        }
-        Ok(statement)
-    }
-
-    async fn copy_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        // Outside of a COPY the server ignores it.
-        let Some(statement) = self.copying_in(seen).await? else {
-            return Ok(());
-        };
-        if self.link.results == Results::Full {
-            let frames = &seen.source[seen.range.clone()];
-            self.link.append(&Entry::CopyIn { statement, frames });
-        }
-        self.keep(seen);
-        Ok(())
-    }
-
-    async fn copy_end(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        if self.copying_in(seen).await?.is_some() {
-            self.link.copying_in.set(None);
-            self.keep(seen);
-        }
-        Ok(())
     }
 
     fn record_allowed(

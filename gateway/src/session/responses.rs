@@ -242,9 +242,13 @@ where
         let before = self.splice.position();
         let passed = {
             let mut queue = self.link.queue.borrow_mut();
-            let splice = &mut self.splice;
-            with_run(&mut queue, |run| rows::pass(run, source, at, splice))
-                .ok_or(Error::UpstreamSequence("rows that were not owed"))??
+            let (splice, muted) = (&mut self.splice, self.muted);
+            with_run(&mut queue, |run| {
+                // Behind the error that the client has got nothing more may come.
+                run.over_limit |= muted;
+                rows::pass(run, source, at, splice)
+            })
+            .ok_or(Error::UpstreamSequence("rows that were not owed"))??
         };
         let Passed {
             used,
@@ -341,7 +345,9 @@ where
             Front::Batch(None) if seen.tag == b'I' => {}
             _ => return Err(Error::UpstreamSequence("a completion that was not owed")),
         }
-        self.link.copying_in.set(None);
+        self.link.end_copy();
+        // It has read on to the end of its data, and ignored them.
+        self.link.held_syncs.set(0);
         self.keep(seen);
         Ok(())
     }
@@ -391,15 +397,16 @@ where
 
     fn failed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let fields = ErrorFields::decode(seen.body()).map_err(Error::Upstream)?;
-        self.link.copying_in.set(None);
-        let failed = take_failed(&mut self.link.queue.borrow_mut());
-        // A COPY that failed before it read anything: nor has the server read these yet.
-        for _ in 0..self.link.syncs_behind_copy.take() {
-            self.link
-                .queue
-                .borrow_mut()
-                .push(Owed::Sync(AskedBy::Client));
+        self.link.end_copy();
+        if self.link.queue.borrow().is_error_ambiguous() {
+            return Err(Error::UpstreamSequence(
+                "an error that may be of more than one request",
+            ));
         }
+        let failed = take_failed(&mut self.link.queue.borrow_mut());
+        // Its COPY reads no more: the server answers them.
+        let owed = self.link.owed_syncs.get() + self.link.held_syncs.take();
+        self.link.owed_syncs.set(owed);
         match failed {
             Failed::Denied(deny) => {
                 if !self.muted {
@@ -407,7 +414,10 @@ where
                 }
             }
             Failed::Unseen => {}
-            Failed::Plain => self.error_of(seen, &fields, false),
+            Failed::Unowed if !fields.ends_session() => {
+                return Err(Error::UpstreamSequence("an error that was not owed"));
+            }
+            Failed::Unowed | Failed::Plain => self.error_of(seen, &fields, false),
             Failed::Runs(mut runs) => {
                 let sensitive = runs.first().is_some_and(|r| r.run().sensitive);
                 let sensitive = sensitive || self.link.judging.borrow().tells_of_masked(&fields);
@@ -476,10 +486,11 @@ where
             Some(Owed::Sync(AskedBy::Weir) | Owed::FailTransaction { told: true }) => {
                 return Ok(());
             }
-            Some(Owed::Query(batch)) => {
-                for mut run in batch.runs {
-                    self.outcome(&mut run, Status::Cut);
-                }
+            // Each of its statements ends by a completion or an error, or this is of another request.
+            Some(Owed::Query(batch)) if !batch.runs.is_empty() => {
+                return Err(Error::UpstreamSequence(
+                    "ReadyForQuery before a statement's end",
+                ));
             }
             _ => {}
         }
@@ -535,10 +546,6 @@ where
         let mut queue = self.link.queue.borrow_mut();
         let statement = with_run(&mut queue, |run| run.statement)
             .ok_or(Error::UpstreamSequence("COPY that was not owed"))?;
-        if matches!(queue.front(), Some(Owed::Execute(_))) {
-            let syncs = queue.forget_syncs_behind_copy();
-            self.link.syncs_behind_copy.set(syncs);
-        }
         drop(queue);
         if self.muted {
             // The client takes the statement for failed and will send no data.

@@ -1,5 +1,6 @@
 //! Scripted sessions over duplex streams: these files play the client and the server.
 
+mod agreement;
 mod copy;
 mod ends;
 mod judging;

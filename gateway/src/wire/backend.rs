@@ -157,6 +157,8 @@ impl<'a> Iterator for Fields<'a> {
 pub struct ErrorFields<'a> {
     /// `S`, localised, as it was sent.
     pub severity: &'a [u8],
+    /// `V`, the same in English; empty before PostgreSQL 9.6.
+    pub level: &'a [u8],
     /// `C`: five characters.
     pub sqlstate: &'a [u8],
     /// `M`.
@@ -182,6 +184,7 @@ impl<'a> ErrorFields<'a> {
             match r.u8()? {
                 0 => break,
                 b'S' => out.severity = r.cstr()?,
+                b'V' => out.level = r.cstr()?,
                 b'C' => out.sqlstate = r.cstr()?,
                 b'M' => out.message = r.cstr()?,
                 b's' => out.schema = r.cstr()?,
@@ -194,6 +197,11 @@ impl<'a> ErrorFields<'a> {
         }
         r.finish()?;
         Ok(out)
+    }
+
+    /// Whether the server ends the session with it.
+    pub fn ends_session(&self) -> bool {
+        matches!(self.level, b"FATAL" | b"PANIC")
     }
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Failed {
     Unseen,
     /// For something without a run.
     Plain,
+    /// For nothing at all: the server goes on with what comes next, or this is its end.
+    Unowed,
     /// For the first of these runs; the others won't happen.
     Runs(Vec<Stopped>),
 }
@@ -96,6 +98,9 @@ impl std::ops::Deref for RunRef<'_> {
 }
 
 pub(super) fn take_failed(queue: &mut RefMut<'_, Queue>) -> Failed {
+    if queue.is_empty() && !queue.fail_unowed() {
+        return Failed::Unowed;
+    }
     match queue.front() {
         None | Some(Owed::Sync(_) | Owed::Own(_)) => Failed::Plain,
         Some(Owed::FailTransaction { .. }) => Failed::Unseen,

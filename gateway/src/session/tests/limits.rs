@@ -231,17 +231,43 @@ async fn a_copy_behind_an_exceeded_limit_is_ended_for_the_client() {
 }
 
 #[tokio::test]
-async fn a_copy_whose_sync_was_ignored_waits_for_the_results_behind_it() {
+async fn behind_an_exceeded_limit_no_rows_come_of_what_was_sent_with_it() {
+    on_stage(|mut s| async move {
+        let run = |text| [parse("", text), bind("", ""), execute("")].concat();
+        let limited = run("SELECT id FROM limited");
+        let all = [
+            limited.clone(),
+            run("SELECT id FROM orders"),
+            limited,
+            sync(),
+        ]
+        .concat();
+        s.client_says(&all).await;
+        s.server_gets(&all).await;
+        let bound = [f(b'1', b""), f(b'2', b"")].concat();
+        let three = [row(&["1"]), row(&["2"]), row(&["3"]), complete("SELECT 3")].concat();
+        let each = [bound.clone(), three].concat();
+        s.server_says(&[each.clone(), each.clone(), each, ready(b'I')].concat())
+            .await;
+        s.client_gets(&[bound, row(&["1"]), row(&["2"])].concat())
+            .await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_without_its_sync_waits_for_the_results_behind_it() {
     on_stage(|mut s| async move {
         let begin = [
             parse("", "COPY orders FROM STDIN"),
             bind("", ""),
             execute(""),
-            sync(),
         ]
         .concat();
-        s.client_says(&begin).await;
-        s.server_gets(&begin).await;
+        s.client_says(&[begin.clone(), sync()].concat()).await;
+        s.server_gets(&[begin, f(b'H', b"")].concat()).await;
         let reads = f(b'G', &[0, 0, 1, 0, 0]);
         let answer = [f(b'1', b""), f(b'2', b""), reads].concat();
         s.server_says(&answer).await;

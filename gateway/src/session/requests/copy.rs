@@ -1,0 +1,61 @@
+//! COPY FROM STDIN: data, and what comes in their place.
+//!
+//! While the server reads data it ignores a Flush and a Sync, and fails at any other request without an
+//! answer of that request's own; once the COPY has failed it handles them like any others. Which of the two
+//! it does is known only when it has answered. So nothing but data and Flush goes upstream as long as the
+//! server may be reading: a Sync is held back, and any other request waits, or ends the session.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::link::{Error, Results};
+use super::{Half, Seen};
+use crate::record::Entry;
+
+/// Whether a message may come behind a COPY whose data aren't ended: they themselves, and what the
+/// server ignores or ends with.
+pub(super) fn may_come_behind(tag: u8) -> bool {
+    matches!(tag, b'd' | b'c' | b'f' | b'H' | b'S' | b'X')
+}
+
+impl<C, U> Half<'_, C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Whether the server reads data now. A COPY may still have to be answered: then that is waited for.
+    pub(super) async fn reads_copy(&mut self, seen: &Seen<'_>) -> Result<bool, Error> {
+        let is_open = self.link.copying_in.get().is_none() && self.link.owes_copy_data();
+        if is_open {
+            self.flush(seen);
+            self.wait_while(seen, |link| {
+                link.copying_in.get().is_none() && link.owes_copy_data()
+            })
+            .await?;
+        }
+        Ok(self.link.copying_in.get().is_some())
+    }
+
+    pub(super) async fn copy_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        // Outside of a COPY the server ignores it.
+        if !self.reads_copy(seen).await? {
+            return Ok(());
+        }
+        // From here on whether the server has read them before can't be known.
+        self.link.held_syncs.set(0);
+        if let (Results::Full, Some(statement)) = (self.link.results, self.link.copying_in.get()) {
+            let frames = &seen.source[seen.range.clone()];
+            self.link.append(&Entry::CopyIn { statement, frames });
+        }
+        self.keep(seen);
+        Ok(())
+    }
+
+    pub(super) async fn copy_end(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if self.reads_copy(seen).await? {
+            self.link.copying_in.set(None);
+            self.link.copy_ended.set(true);
+            self.keep(seen);
+        }
+        Ok(())
+    }
+}

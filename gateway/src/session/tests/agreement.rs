@@ -1,0 +1,104 @@
+//! What the server owes and what Weir takes for owed are the same, or the session ends: otherwise one
+//! statement's rows pass for another's.
+
+use super::super::link::{End, Error};
+use super::stage::{Stage, bind, complete, error, execute, f, on_stage, parse, query, ready, sync};
+
+/// A statement is prepared, and the answer asked for by a Flush.
+async fn prepared(s: &mut Stage) {
+    let asks = [parse("", "SELECT 1"), f(b'H', b"")].concat();
+    s.client_says(&asks).await;
+    s.server_gets(&asks).await;
+    s.server_says(&f(b'1', b"")).await;
+    s.client_gets(&f(b'1', b"")).await;
+}
+
+fn time_out() -> Vec<u8> {
+    error("57014", "canceling statement due to statement timeout")
+}
+
+#[tokio::test]
+async fn behind_an_error_of_nothing_that_is_owed_all_is_ignored_up_to_a_sync() {
+    on_stage(|mut s| async move {
+        prepared(&mut s).await;
+        s.server_says(&time_out()).await;
+        s.client_gets(&time_out()).await;
+        let ignored = [query("SELECT 1"), bind("", ""), execute("")].concat();
+        s.client_says(&[ignored, sync()].concat()).await;
+        s.server_gets(&sync()).await;
+        s.server_says(&ready(b'I')).await;
+        s.client_gets(&ready(b'I')).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_error_that_may_be_of_a_query_or_of_what_came_before_ends_the_session() {
+    on_stage(|mut s| async move {
+        prepared(&mut s).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+        s.server_says(&time_out()).await;
+        let end = s.end().await;
+        assert!(matches!(end, Err(Error::UpstreamSequence(_))), "{end:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_query_behind_an_answered_statement_is_answered() {
+    on_stage(|mut s| async move {
+        prepared(&mut s).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+        let answer = [complete("SELECT 1"), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_query_is_at_its_end_only_behind_those_of_its_statements() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT 1; SELECT 2")).await;
+        s.server_gets(&query("SELECT 1; SELECT 2")).await;
+        s.server_says(&[complete("SELECT 1"), ready(b'I')].concat())
+            .await;
+        let end = s.end().await;
+        assert!(matches!(end, Err(Error::UpstreamSequence(_))), "{end:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_error_of_nothing_at_all_ends_the_session_and_the_servers_last_word_passes() {
+    on_stage(|mut s| async move {
+        s.server_says(&time_out()).await;
+        let end = s.end().await;
+        assert!(matches!(end, Err(Error::UpstreamSequence(_))), "{end:?}");
+    })
+    .await;
+    on_stage(|mut s| async move {
+        let last = f(b'E', b"SFATAL\0VFATAL\0C57P01\0Mterminating\0\0");
+        s.server_says(&last).await;
+        s.client_gets(&last).await;
+        assert!(matches!(s.end().await, Ok(End::ClientLost)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_has_to_be_empty_and_is_not_ends_the_session() {
+    for tag in [b'H', b'S', b'X', b'c'] {
+        on_stage(|mut s| async move {
+            s.client_says(&f(tag, b"xx")).await;
+            s.nothing_reaches_the_server().await;
+            let end = s.end().await;
+            assert!(matches!(end, Err(Error::Client(_))), "{end:?}");
+        })
+        .await;
+    }
+}
