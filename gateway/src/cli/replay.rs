@@ -70,6 +70,15 @@ fn is_broken_pipe(e: &io::Error) -> bool {
 pub(super) fn find(journal: &Path, prefix: &str) -> anyhow::Result<(SessionId, PathBuf)> {
     let all = journals(journal, "")
         .with_context(|| format!("cannot list the journals in {}", journal.display()))?;
+    pick(all, journal, prefix)
+}
+
+/// The one of `all` whose session's id begins with `prefix`.
+pub(super) fn pick(
+    all: Vec<(SessionId, PathBuf)>,
+    journal: &Path,
+    prefix: &str,
+) -> anyhow::Result<(SessionId, PathBuf)> {
     let wanted = prefix.to_ascii_lowercase();
     let mut found: Vec<_> = all
         .into_iter()

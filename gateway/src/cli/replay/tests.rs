@@ -105,6 +105,18 @@ pub(in crate::cli) fn session(recorder: &Recorder, close: bool) -> Session {
     session
 }
 
+/// A session of this id that ended without a statement.
+pub(in crate::cli) fn session_as(paths: &Paths, id: SessionId) {
+    let settings = Settings {
+        dir: paths.journal.clone(),
+        durability: Durability::Os,
+        index: paths.index.clone(),
+    };
+    let recorder = Recorder::open(&settings).unwrap();
+    let journal = Some(recorder.session(&opening(id)).unwrap());
+    Session { id, journal }.close();
+}
+
 fn opening(id: SessionId) -> SessionOpen {
     SessionOpen {
         id,

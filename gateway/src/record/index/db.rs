@@ -1,6 +1,6 @@
 //! The index's tables.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -86,6 +86,15 @@ pub struct SessionRow {
     pub totals: Totals,
 }
 
+/// What the index holds of a session for verifying its journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Indexed {
+    /// How it stood when it was indexed.
+    pub state: State,
+    /// Its statements by then.
+    pub statements: u64,
+}
+
 fn state_word<S: serde::Serializer>(state: &State, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_str(state.as_str())
 }
@@ -164,6 +173,25 @@ impl Index {
             session_row,
         )?;
         Ok(rows.take(filter.limit).collect::<Result<_, _>>()?)
+    }
+
+    /// Every session that the index knows.
+    ///
+    /// # Errors
+    /// [`Error::Index`].
+    pub fn known(&self) -> Result<BTreeMap<SessionId, Indexed>, Error> {
+        let mut select = self
+            .0
+            .prepare("SELECT id, state, statements FROM sessions")?;
+        let known = select.query_map([], |row| {
+            let state: String = row.get(1)?;
+            let indexed = Indexed {
+                state: State::from_word(&state).unwrap_or(State::Broken),
+                statements: row.get::<_, i64>(2)?.unsigned_abs(),
+            };
+            Ok((id(row, 0)?, indexed))
+        })?;
+        Ok(known.collect::<Result<_, _>>()?)
     }
 
     /// The sessions that have ended: nothing about them will change.
