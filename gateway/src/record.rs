@@ -81,7 +81,7 @@ pub use question::{Question, Told};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
 pub use stored::{Stored, StoredDecision, StoredOutcome};
 pub use summary::{State, Summary};
-pub use verify::{Loss, Verification, Verified, verify};
+pub use verify::{Loss, Verification, Verified, misnamed, verify};
 
 /// Free space, in bytes, below which no new session is accepted. Sessions that are open may use
 /// it: 64 MiB lets each of hundreds of them record what it is doing and its end, instead of all

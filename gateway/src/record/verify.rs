@@ -114,24 +114,30 @@ pub fn verify(path: &Path) -> io::Result<Verified> {
             Err(ReadError::Io(e)) => return Err(e),
         }
     };
-    let name = path
-        .file_stem()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let end = match reader.id() {
-        Some(id) if name.parse::<SessionId>() != Ok(id) => Verification::Broken(Broken {
-            record: 0,
-            offset: 0,
-            after: None,
-            fault: Fault::Name,
-        }),
-        _ => end,
-    };
+    let end = reader
+        .id()
+        .and_then(|id| misnamed(path, id))
+        .map_or(end, Verification::Broken);
     Ok(Verified {
         records: reader.records(),
         statements: totals.statements,
         last_at: reader.last_at(),
         end,
+    })
+}
+
+/// What is wrong with a journal at `path` that is of session `id`, if its name says another: whoever
+/// swaps two files doesn't have one session shown as the other.
+pub fn misnamed(path: &Path, id: SessionId) -> Option<Broken> {
+    let name = path
+        .file_stem()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    (name.parse::<SessionId>() != Ok(id)).then_some(Broken {
+        record: 0,
+        offset: 0,
+        after: None,
+        fault: Fault::Name,
     })
 }
 
