@@ -313,6 +313,6 @@ fn only_datastore(rules: &[Arc<Rule>]) -> Box<str> {
     let mut names = rules.iter().flat_map(|rule| &rule.datastores);
     match names.next() {
         Some(first) if names.all(|other| other == first) => first.clone(),
-        _ => "-".into(),
+        _ => Box::default(),
     }
 }
