@@ -39,6 +39,9 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 
 const READ: &str = "[[rule]]\nname = \"read\"\neffects = [\"read\"]\nobjects = [\"public.*\"]\ndecision = \"allow\"\n";
 
+const OTHER: &str =
+    "[[rule]]\nname = \"other\"\neffects = [\"ddl\"]\ndecision = \"deny\"\nmode = \"observe\"\n";
+
 #[test]
 fn the_examples_pass_their_own_cases_each_alone_and_all_together() {
     let mut paths = vec![examples()];
@@ -59,7 +62,7 @@ fn the_examples_pass_their_own_cases_each_alone_and_all_together() {
 #[test]
 fn a_case_that_fails_tells_what_happened_instead() {
     let cases = format!(
-        "{READ}[[test]]\nagent = \"a\"\nsql = \"SELECT 1 FROM t\"\nexpect = {{ decision = \"deny\", rule = \"other\" }}\n\
+        "{READ}{OTHER}[[test]]\nagent = \"a\"\nsql = \"SELECT 1 FROM t\"\nexpect = {{ decision = \"deny\", rule = \"other\" }}\n\
          [[test]]\nagent = \"a\"\nsql = \"DROP TABLE t\"\nexpect = {{ decision = \"allow\", masked = [\"x\"] }}\n\
          [[test]]\nagent = \"a\"\nsql = \"--\"\nexpect = {{ decision = \"deny\" }}\n\
          [[test]]\nagent = \"a\"\nsql = \"SELECT 1\"\nexpect = {{ decision = \"allow\" }}\n"
@@ -69,7 +72,7 @@ fn a_case_that_fails_tells_what_happened_instead() {
     let (out, ok) = weir(&["test", &path]);
     assert!(!ok);
     for expected in [
-        ":7: a: SELECT 1 FROM t\n    expected deny, but it is allowed by \"read\"\n    expected rule \"other\" to decide, but it was \"read\"",
+        ":12: a: SELECT 1 FROM t\n    expected deny, but it is allowed by \"read\"\n    expected rule \"other\" to decide, but it was \"read\"",
         "expected allow, but it is denied: no rule allows agent a ddl on public.t\n    expected masked columns [x], but they are []",
         "there is no statement in it",
         "1 passed, 3 failed",
