@@ -275,14 +275,20 @@ fn begins_a_journal(path: &Path) -> io::Result<bool> {
 }
 
 /// Makes the index anew from the journals below `journal`; says how many sessions it then holds.
-/// The daemon may run meanwhile.
+/// The daemon may run meanwhile; what it tells an index whose file was damaged, and is another one
+/// from now on, is lost until it is started again.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Index`]; the index is then as it was.
+/// [`Error::Io`], [`Error::Index`]; the index is then as it was, unless its file was damaged.
 pub fn reindex(index: &Path, journal: &Path) -> Result<usize, Error> {
     let paths = journals(journal, "").map_err(|e| Error::io("list", journal, e))?;
-    let mut summaries = paths
-        .iter()
-        .filter_map(|(_, path)| summary(path, None).transpose());
-    Index::open(index)?.replace(&mut summaries)
+    let summaries = || {
+        paths
+            .iter()
+            .filter_map(|(_, path)| summary(path, None).transpose())
+    };
+    match Index::open(index).and_then(|mut index| index.replace(&mut summaries())) {
+        Err(e) if e.is_damage() => Index::open_anew(index)?.replace(&mut summaries()),
+        other => other,
+    }
 }

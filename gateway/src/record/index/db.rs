@@ -111,12 +111,15 @@ impl Index {
     /// [`Error::Io`], [`Error::Index`].
     pub fn open(path: &Path) -> Result<Index, Error> {
         Index::try_open(path).or_else(|e| match e {
-            Error::Index(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
-                remove(path)?;
-                Index::try_open(path)
-            }
+            damaged if damaged.is_damage() => Index::open_anew(path),
             other => Err(other),
         })
+    }
+
+    /// Makes the index anew, whatever is there.
+    pub(super) fn open_anew(path: &Path) -> Result<Index, Error> {
+        remove(path)?;
+        Index::try_open(path)
     }
 
     fn try_open(path: &Path) -> Result<Index, Error> {
@@ -150,7 +153,8 @@ impl Index {
     /// # Errors
     /// [`Error::Io`] if there is none, [`Error::Index`].
     pub fn read(path: &Path) -> Result<Index, Error> {
-        fs::metadata(path).map_err(|e| Error::io("open the index", path, e))?;
+        // SQLite doesn't tell a file that is missing from one that may not be read.
+        fs::File::open(path).map_err(|e| Error::io("open the index", path, e))?;
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         db.busy_timeout(Duration::from_secs(10))?;
         Ok(Index(db))
@@ -329,6 +333,15 @@ fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<SessionId> {
 /// SQLite has signed integers only; what is above them can't be told from the largest.
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Error {
+    /// Whether the file of the index is no database, or one that is damaged.
+    pub(super) fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let Error::Index(e) = self else { return false };
+        matches!(e.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+    }
 }
 
 /// Removes an index with its WAL.
