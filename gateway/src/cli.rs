@@ -4,7 +4,7 @@
 //! daemon isn't running. Text from databases and agents is escaped before it reaches a terminal.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -49,9 +49,9 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {
-    /// The configuration
-    #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
-    config: PathBuf,
+    /// The configuration [default: /etc/weir/weir.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -93,17 +93,23 @@ pub fn main() -> ExitCode {
 }
 
 impl Cli {
+    fn config_file(&self) -> &Path {
+        let usual = Path::new(config::DEFAULT_PATH);
+        self.config.as_deref().unwrap_or(usual)
+    }
+
     fn dispatch(self) -> anyhow::Result<ExitCode> {
-        let config = || Config::load(&self.config);
+        let file = self.config_file();
+        let config = || Config::load(file);
         let paths = || config().map(|config| config.paths.record());
         match &self.command {
-            Command::Run(args) => run::run(args, &self.config),
+            Command::Run(args) => run::run(args, file),
             Command::Status(args) => status::run(args, &config()?.paths.socket()),
             Command::Agents(args) => agents::run(args, &config()?.paths.socket()),
             Command::Attach(args) => attach::run(args, &config()?),
-            Command::Doctor(args) => doctor::run(args, &self.config),
+            Command::Doctor(args) => doctor::run(args, file),
             Command::Ca(args) => ca::run(args, &config()?.paths.ca()),
-            Command::Policy(command) => policy::run(command),
+            Command::Policy(command) => policy::run(command, self.config.as_deref()),
             Command::Sessions(args) => sessions::run(args, &paths()?),
             Command::Replay(args) => replay::run(args, &paths()?),
             Command::Tail(args) => tail::run(args, &paths()?),
@@ -158,12 +164,14 @@ mod tests {
             ["weir", "status", "--config", "/x"],
         ] {
             assert_eq!(
-                Cli::try_parse_from(args).unwrap().config,
-                PathBuf::from("/x")
+                Cli::try_parse_from(args).unwrap().config_file(),
+                Path::new("/x")
             );
         }
         let cli = Cli::try_parse_from(["weir", "status"]).unwrap();
-        assert_eq!(cli.config, PathBuf::from(config::DEFAULT_PATH));
+        assert_eq!(cli.config_file(), Path::new(config::DEFAULT_PATH));
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains(&format!("[default: {}]", config::DEFAULT_PATH)));
     }
 
     #[test]

@@ -204,7 +204,7 @@ pub struct Subject<'a> {
     pub agent: &'a str,
     /// The groups that it is in.
     pub groups: &'a [Arc<str>],
-    /// The datastore's name.
+    /// The datastore's name; empty, which none is, for one that no rule names.
     pub datastore: &'a str,
 }
 

@@ -74,14 +74,14 @@ pub use account::Group;
 pub use entry::{Entry, RowsDigest, Status, Totals, Verdict, Via};
 pub use frame::MAX_PAYLOAD;
 
-pub use index::{Filter, Index, SessionRow, journals, reindex};
+pub use index::{Filter, Index, Indexed, SessionRow, journals, misnamed_journals, reindex};
 pub use journal::{COMMIT_AT, Recorded, SessionJournal, Written};
 pub use open::{Close, CloseReason, SessionId, SessionOpen, Upstream};
 pub use question::{Question, Told};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
 pub use stored::{Stored, StoredDecision, StoredOutcome};
 pub use summary::{State, Summary};
-pub use verify::{Verification, Verified, verify};
+pub use verify::{Loss, Verification, Verified, misnamed, verify};
 
 /// Free space, in bytes, below which no new session is accepted. Sessions that are open may use
 /// it: 64 MiB lets each of hundreds of them record what it is doing and its end, instead of all

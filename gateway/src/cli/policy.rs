@@ -1,4 +1,7 @@
 //! `weir policy`: checking, testing and explaining policy files, without a daemon or a server.
+//!
+//! The policy is the files that are named; otherwise that of the configuration, which also tells
+//! the groups of its agents. On a machine without one it is what lies in the usual place.
 
 mod case;
 mod explain;
@@ -8,14 +11,19 @@ use std::{
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use crate::{
+    config::{self, Config},
     mask::Key,
     policy::{self, Diagnostic, Policy, Severity, Source},
     policy_store::{self, read_sources},
     record::show::{escape, escape_lines},
 };
+
+/// Where policies are on a machine without a configuration, as without its `[paths]`.
+const USUAL: &str = "/etc/weir/policies";
 
 /// Check, test and explain policy files
 #[derive(Debug, clap::Subcommand)]
@@ -34,7 +42,8 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct Files {
     /// Policy files, or directories of them; all together are one policy
-    #[arg(default_value = "/etc/weir/policies", value_name = "PATH")]
+    /// [default: those of the configuration]
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
 
@@ -56,7 +65,7 @@ pub struct Explain {
     /// The agent that asks
     #[arg(long, value_name = "NAME")]
     agent: String,
-    /// A group that it is in; can be given again
+    /// A group that it is in; can be given again [default: its groups in the configuration]
     #[arg(long, value_name = "NAME")]
     group: Vec<String>,
     /// The datastore that it asks [default: the only one that rules name]
@@ -70,80 +79,89 @@ pub struct Explain {
     json: bool,
 }
 
-/// Runs a command. Exit code 1 where files are wrong or cases fail.
+/// Runs a command, with the configuration that was `given`. Exit code 1 where files are wrong or
+/// cases fail.
 ///
 /// # Errors
-/// If files can't be read, or the output can't be written.
-pub fn run(command: &Command) -> anyhow::Result<ExitCode> {
+/// If files can't be read, the configuration is wrong, or the output can't be written.
+pub fn run(command: &Command, given: Option<&Path>) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
-    let outcome = match command {
-        Command::Check(files) => check(files, &mut out),
-        Command::Test(args) => test(args, &mut out),
-        Command::Explain(args) => explain(args, &mut out),
-        Command::Schema => schema(&mut out),
-    };
-    match outcome {
+    match to(command, given, &mut out) {
         // A reader that has gone (`weir policy schema | head`) is no error.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         other => other,
     }
 }
 
-/// Reports everything that is wrong with policy files.
-///
-/// # Errors
-/// If files can't be read, or the output can't be written.
-pub fn check(files: &Files, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let sources = sources(&files.paths)?;
+fn to(command: &Command, given: Option<&Path>, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let (Command::Check(files)
+    | Command::Test(Test { files, .. })
+    | Command::Explain(Explain { files, .. })) = command
+    else {
+        return schema(out);
+    };
+    let config = config(files, given)?;
+    let sources = sources(files, config.as_ref())?;
     let Some(policy) = load(&sources)? else {
         return Ok(ExitCode::FAILURE);
     };
+    match command {
+        Command::Test(args) => test::run(&policy, args.json, out),
+        Command::Explain(args) => explain::run(&policy, args, &groups(args, config.as_ref()), out),
+        _ => checked(&policy, sources.len(), out),
+    }
+}
+
+fn checked(policy: &Policy, files: usize, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let (rules, tests) = (policy.rules.len(), policy.tests.len());
-    writeln!(
-        out,
-        "ok: {} files, {rules} rules, {tests} tests",
-        sources.len()
-    )?;
+    writeln!(out, "ok: {files} files, {rules} rules, {tests} tests")?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the `[[test]]` cases of policy files.
-///
-/// # Errors
-/// If files can't be read, or the output can't be written.
-pub fn test(args: &Test, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    match load(&sources(&args.files.paths)?)? {
-        Some(policy) => test::run(&policy, args.json, out),
-        None => Ok(ExitCode::FAILURE),
+/// The configuration that was given, or else the usual one, which need not be there or be
+/// readable to whoever writes policies.
+fn config(files: &Files, given: Option<&Path>) -> Result<Option<Config>, config::Error> {
+    match given {
+        Some(path) => Config::load(path).map(Some),
+        None if !files.paths.is_empty() => Ok(None),
+        None => match Config::load(Path::new(config::DEFAULT_PATH)) {
+            Err(config::Error::Read { .. }) => Ok(None),
+            other => other.map(Some),
+        },
     }
 }
 
-/// Shows what a statement does, what becomes of it, and why. The exit code doesn't depend on that.
-///
-/// # Errors
-/// If files can't be read, or the output can't be written.
-pub fn explain(args: &Explain, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    match load(&sources(&args.files.paths)?)? {
-        Some(policy) => explain::run(&policy, args, out),
-        None => Ok(ExitCode::FAILURE),
+fn sources(files: &Files, config: Option<&Config>) -> Result<Vec<Source>, policy_store::Error> {
+    if files.paths.is_empty() {
+        let usual = Path::new(USUAL);
+        return read_sources(config.map_or(usual, |config| &config.paths.policies));
     }
-}
-
-/// Prints the JSON Schema of policy files.
-///
-/// # Errors
-/// If the output can't be written.
-pub fn schema(out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    writeln!(out, "{:#}", policy::json_schema())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, policy_store::Error> {
     let mut sources = Vec::new();
-    for path in paths {
-        sources.extend(read_sources(Path::new(path))?);
+    for path in &files.paths {
+        sources.extend(read_sources(path)?);
     }
     Ok(sources)
+}
+
+/// The groups that were said, or else those of the agent in the configuration.
+fn groups(args: &Explain, config: Option<&Config>) -> Vec<Arc<str>> {
+    if !args.group.is_empty() {
+        return args
+            .group
+            .iter()
+            .map(|group| group.as_str().into())
+            .collect();
+    }
+    config
+        .into_iter()
+        .flat_map(|config| config.agents.agents())
+        .find(|agent| *agent.name == *args.agent)
+        .map_or_else(Vec::new, |agent| agent.groups.to_vec())
+}
+
+fn schema(out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    writeln!(out, "{:#}", policy::json_schema())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Parses, and tells what is wrong on standard error. Keys aren't read: policies are checked on

@@ -17,7 +17,9 @@ pub(super) use json::event;
 pub(super) use story::{Story, Told};
 pub(super) use transcript::one_line;
 
-use crate::record::{Paths, ReadError, Reader, SessionId, Stored, Tail, is_live, journals, show};
+use crate::record::{
+    Paths, ReadError, Reader, SessionId, Stored, Tail, is_live, journals, misnamed, show,
+};
 
 /// Show a recorded session.
 #[derive(Debug, clap::Args)]
@@ -70,6 +72,15 @@ fn is_broken_pipe(e: &io::Error) -> bool {
 pub(super) fn find(journal: &Path, prefix: &str) -> anyhow::Result<(SessionId, PathBuf)> {
     let all = journals(journal, "")
         .with_context(|| format!("cannot list the journals in {}", journal.display()))?;
+    pick(all, journal, prefix)
+}
+
+/// The one of `all` whose session's id begins with `prefix`.
+pub(super) fn pick(
+    all: Vec<(SessionId, PathBuf)>,
+    journal: &Path,
+    prefix: &str,
+) -> anyhow::Result<(SessionId, PathBuf)> {
     let wanted = prefix.to_ascii_lowercase();
     let mut found: Vec<_> = all
         .into_iter()
@@ -105,6 +116,11 @@ fn replay(args: &Args, path: &Path, mut out: impl Write) -> anyhow::Result<ExitC
             Err(ReadError::Broken(broken)) => break Some(broken),
             Err(ReadError::Io(e)) => return Err(e).context("cannot read the journal"),
         };
+        if let Stored::Open(open) = &record.entry
+            && let Some(broken) = misnamed(path, open.id)
+        {
+            break Some(broken);
+        }
         pause(&mut clock, record.entry.at(), args.speed, &mut out)?;
         let bulk = matches!(record.entry, Stored::Rows { .. } | Stored::CopyIn { .. });
         if bulk && args.statements_only {

@@ -4,12 +4,12 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use time::format_description::well_known::Rfc3339;
 
 use super::replay::quietly;
 use crate::record::show::{self, escape};
-use crate::record::{Filter, Index, Paths, SessionRow, State, Summary};
+use crate::record::{Error, Filter, Index, Paths, SessionRow, State, Summary};
 
 /// List recorded sessions, newest first.
 #[derive(Debug, clap::Args)]
@@ -44,8 +44,6 @@ pub fn run(args: &Args, paths: &Paths) -> anyhow::Result<ExitCode> {
 }
 
 fn list(args: &Args, paths: &Paths) -> anyhow::Result<Vec<SessionRow>> {
-    let index = Index::read(&paths.index)
-        .context("`weir audit reindex` makes the index, if there are journals")?;
     let filter = Filter {
         agent: args.agent.clone(),
         datastore: args.datastore.clone(),
@@ -53,7 +51,12 @@ fn list(args: &Args, paths: &Paths) -> anyhow::Result<Vec<SessionRow>> {
         denied: args.denied,
         limit: args.limit,
     };
-    let mut sessions = index.sessions(&filter)?;
+    let mut sessions = Index::read(&paths.index)
+        .and_then(|index| index.sessions(&filter))
+        .map_err(|e| {
+            let advice = advice(&e);
+            anyhow::Error::new(e).context(advice)
+        })?;
     sessions
         .iter_mut()
         .filter(|s| s.state == State::Open)
@@ -65,6 +68,20 @@ fn list(args: &Args, paths: &Paths) -> anyhow::Result<Vec<SessionRow>> {
         recent && (!args.denied || session.totals.denied > 0)
     });
     Ok(sessions)
+}
+
+/// What to do about an index that can't be read.
+fn advice(error: &Error) -> &'static str {
+    match error {
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            "only root may read the index: run this as root"
+        }
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            "`weir audit reindex` makes the index, if there are journals"
+        }
+        Error::Index(_) => "`weir audit reindex` makes the index anew from the journals",
+        _ => "the index can't be read",
+    }
 }
 
 /// The index holds of an open session only how it began: its journal knows the rest.
@@ -216,6 +233,39 @@ mod tests {
             open.id()
         );
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_index_that_cant_be_read_is_told_with_what_helps() {
+        let place = Place::new();
+        session(&place.recorder(), true);
+        let index = &place.paths.index;
+        let told = || format!("{:#}", list(&args(false), &place.paths).unwrap_err());
+        let whole = std::fs::read(index).unwrap();
+        let mut damaged = whole.clone();
+        damaged[4096..].fill(0x5a);
+        for bytes in [&b"no database"[..], b"", &damaged] {
+            std::fs::write(index, bytes).unwrap();
+            assert!(
+                told().starts_with("`weir audit reindex` makes the index anew from the journals: "),
+                "{}",
+                told()
+            );
+            crate::record::reindex(index, &place.paths.journal).unwrap();
+            assert_eq!(list(&args(false), &place.paths).unwrap().len(), 1);
+        }
+        std::fs::remove_file(index).unwrap();
+        assert!(told().starts_with("`weir audit reindex` makes the index, if"));
+
+        let forbidden = Error::Io {
+            doing: "open the index",
+            path: index.clone(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!(
+            advice(&forbidden),
+            "only root may read the index: run this as root"
+        );
     }
 
     #[test]

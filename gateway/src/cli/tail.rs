@@ -13,7 +13,8 @@ use anyhow::Context;
 
 use super::replay::{Story, Told, cut, event, one_line, quietly};
 use crate::record::{
-    Paths, ReadError, Reader, SessionId, Stored, Told as Answer, Verdict, is_live, journals, show,
+    Broken, CloseReason, Paths, ReadError, Reader, SessionId, Stored, Told as Answer, Verdict,
+    is_live, journals, misnamed, show,
 };
 
 /// How often the directory is looked at.
@@ -28,7 +29,8 @@ pub struct Args {
     /// Only sessions of this agent
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
-    /// Only statements that were denied, or would be but for observe mode, and names refused
+    /// Only statements that were denied, or would be but for observe mode, names refused, and the
+    /// ends of sessions with any of them or that were refused themselves
     #[arg(long)]
     denied: bool,
     /// One JSON object per record, on a line each
@@ -70,6 +72,8 @@ struct Journal {
     story: Story,
     last_at: u64,
     idle: u32,
+    /// It was found to be of another session before it was followed.
+    misnamed: Option<Broken>,
 }
 
 impl Follower {
@@ -90,6 +94,10 @@ impl Follower {
             let mut journal = Journal::open(path)?;
             journal.reader.skimming(true);
             while let Ok(Some(record)) = journal.reader.next() {
+                journal.misnamed = foreign(&journal.path, &record.entry);
+                if journal.misnamed.is_some() {
+                    break;
+                }
                 let _ = journal.story.tell(record.entry);
             }
             journal.reader.skimming(false);
@@ -136,11 +144,16 @@ impl Journal {
             story: Story::default(),
             last_at: 0,
             idle: 0,
+            misnamed: None,
         })
     }
 
     /// Shows what is new; whether the session has ended.
     fn look(&mut self, args: &Args, out: &mut impl Write) -> anyhow::Result<bool> {
+        if let Some(broken) = self.misnamed.take() {
+            self.end(args, &broken.to_string(), out)?;
+            return Ok(true);
+        }
         self.idle += 1;
         // Before reading: what the session wrote last is read after it has ended.
         let live = !self.idle.is_multiple_of(LIVE_EVERY) || is_live(&self.path)?;
@@ -154,6 +167,10 @@ impl Journal {
                 }
                 Err(ReadError::Io(e)) => return Err(e).context("cannot read a journal"),
             };
+            if let Some(broken) = foreign(&self.path, &record.entry) {
+                self.end(args, &broken.to_string(), out)?;
+                return Ok(true);
+            }
             self.idle = 0;
             self.last_at = record.entry.at().unwrap_or(self.last_at);
             for told in self.story.tell(record.entry) {
@@ -167,16 +184,29 @@ impl Journal {
         Ok(self.reader.closed())
     }
 
-    /// Says why a session without `Close` is not followed any more.
+    /// Says why a session without `Close` is not followed any more. One that didn't begin is told
+    /// by its file.
     fn end(&self, args: &Args, why: &str, out: &mut impl Write) -> anyhow::Result<()> {
         if args.json {
             let id = self.story.open.as_ref().map(|open| open.id);
-            let end = serde_json::json!({ "type": "end", "session": id, "text": why });
-            writeln!(out, "{end}")?;
+            let end = serde_json::json!({
+                "type": "end", "session": id, "file": self.path, "text": why,
+            });
+            writeln!(out, "{}", show::escape_json(&end.to_string()))?;
+        } else if self.story.open.is_none() {
+            writeln!(out, "{}: {why}", self.path.display())?;
         } else if wanted(args, &self.story) {
             writeln!(out, "{}  {why}", heading(&self.story, self.last_at))?;
         }
         Ok(())
+    }
+}
+
+/// What is wrong if a journal opens another session than it is named for.
+fn foreign(path: &Path, entry: &Stored<'_>) -> Option<Broken> {
+    match entry {
+        Stored::Open(open) => misnamed(path, open.id),
+        _ => None,
     }
 }
 
@@ -197,14 +227,21 @@ fn show(
     let denied = match told {
         Told::Decision { decision, .. } => decision.verdict != Verdict::Allow,
         Told::Plain(Stored::Question(question)) => question.told == Answer::Refused,
+        // A session that was stopped at its beginning has no statement to be denied.
+        Told::Plain(Stored::Close(close)) => {
+            let stopped = matches!(
+                close.reason,
+                CloseReason::Refused(_) | CloseReason::Bypass(_)
+            );
+            stopped || close.totals.denied > 0
+        }
         _ => false,
     };
     let bulk = matches!(
         told,
         Told::Rows { .. } | Told::CopyIn { .. } | Told::Columns { .. }
     );
-    let filtered = args.denied && !denied && !matches!(told, Told::Plain(Stored::Close(_)));
-    if bulk || filtered || !wanted(args, story) {
+    if bulk || (args.denied && !denied) || !wanted(args, story) {
         return Ok(());
     }
     if args.json {
@@ -299,5 +336,62 @@ mod tests {
         let shown = looked(&mut follower, &denied);
         assert_eq!(shown.lines().count(), 1);
         assert!(shown.contains(r#""decision":"deny""#) && shown.contains(r#""statement":10"#));
+    }
+
+    #[test]
+    fn of_the_denied_the_end_is_shown_only_where_something_was() {
+        let place = Place::new();
+        let recorder = place.recorder();
+        let args = Args {
+            agent: None,
+            denied: true,
+            json: false,
+        };
+        let mut follower = Follower::start(&place.paths.journal).unwrap();
+        session(&recorder, true);
+        assert_eq!(looked(&mut follower, &args), "");
+        let mut denied = session(&recorder, false);
+        denied.deny(1);
+        denied.close();
+        let shown = looked(&mut follower, &args);
+        assert!(
+            shown.lines().count() == 2 && shown.contains("closed, client quit"),
+            "{shown}"
+        );
+        for (reason, lines) in [
+            (CloseReason::Refused("not yours".into()), 1),
+            (CloseReason::Bypass("at x".into()), 1),
+            (CloseReason::Drained, 0),
+        ] {
+            session(&recorder, false).close_as(reason);
+            assert_eq!(looked(&mut follower, &args).lines().count(), lines);
+        }
+    }
+
+    #[test]
+    fn a_journal_under_another_sessions_name_is_not_shown_as_that_session() {
+        let place = Place::new();
+        let recorder = place.recorder();
+        let args = Args {
+            agent: None,
+            denied: false,
+            json: false,
+        };
+        let live = session(&recorder, false);
+        let moved = |id: SessionId| {
+            let to = SessionId::now().path_in(&place.paths.journal);
+            std::fs::rename(id.path_in(&place.paths.journal), &to).unwrap();
+            to.display().to_string()
+        };
+        let before = moved(live.id());
+        let mut follower = Follower::start(&place.paths.journal).unwrap();
+        let after = moved(session(&recorder, true).id());
+        let shown = looked(&mut follower, &args);
+        for path in [before, after] {
+            let told = format!("{path}: record 0 at byte 0 is broken: the file belongs to another");
+            assert!(shown.contains(&told), "{shown}");
+        }
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(follower.followed.is_empty());
     }
 }

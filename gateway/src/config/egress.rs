@@ -1,6 +1,6 @@
 //! `egress`: what an agent may reach beside the datastores.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use rustls::pki_types::DnsName;
 
@@ -78,6 +78,7 @@ fn split(text: &str) -> Result<(&str, Option<&str>), Refused> {
             )),
         };
     }
+    refuse_bare_port(text)?;
     match text.split_once(':') {
         Some((_, port)) if port.contains(':') => Ok((text, None)),
         Some((place, port)) => Ok((place, Some(port))),
@@ -85,12 +86,38 @@ fn split(text: &str) -> Result<(&str, Option<&str>), Refused> {
     }
 }
 
+/// Refuses an IPv6 address that ends in what could be its port, as `hosts` does: taken as an address
+/// it would open all ports of another host than the one that was meant.
+fn refuse_bare_port(text: &str) -> Result<(), Refused> {
+    let Some((address, port)) = text.rsplit_once(':') else {
+        return Ok(());
+    };
+    if address.parse::<Ipv6Addr>().is_err() || !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return Ok(());
+    }
+    let mut message = format!("{text:?} is ambiguous: write \"[{address}]:{port}\" to mean a port");
+    if text.parse::<Ipv6Addr>().is_ok() {
+        message.push_str(&format!(", or \"{text}/128\" to mean an address"));
+    }
+    Err(refused(
+        message,
+        "only brackets part an IPv6 address from a port",
+    ))
+}
+
 fn parse_place(text: &str) -> Result<Place, Refused> {
     if let Some((address, length)) = text.split_once('/') {
         let address = address.parse::<IpAddr>().ok();
         let network = address.zip(length.parse().ok());
-        let (address, length) =
+        let (address, length): (IpAddr, u8) =
             network.ok_or_else(|| refused(format!("{text:?} is no network"), EXAMPLES))?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        if length > most {
+            return Err(refused(
+                format!("{text:?} is no network: its length is above {most}"),
+                "the length counts bits: an IPv4 address has 32, an IPv6 address 128",
+            ));
+        }
         return Network::new(address, length)
             .map(Place::Network)
             .ok_or_else(|| {
@@ -152,6 +179,10 @@ mod tests {
             ("2001:db8::/32", network("2001:db8::", 32, None)),
             ("[2001:db8::/32]:443", network("2001:db8::", 32, Some(443))),
             ("fd00::1", network("fd00::1", 128, None)),
+            ("fd00::1:22/128", network("fd00::1:22", 128, None)),
+            ("[fd00::1:22]:53", network("fd00::1:22", 128, Some(53))),
+            ("fd00::1:abcd", network("fd00::1:abcd", 128, None)),
+            ("1:2:3:4:5:6:7:8", network("1:2:3:4:5:6:7:8", 128, None)),
             ("[fd00::1]:53", network("fd00::1", 128, Some(53))),
             ("::ffff:10.1.2.3", network("10.1.2.3", 32, None)),
             ("*:53", network("::", 0, Some(53))),
@@ -169,7 +200,14 @@ mod tests {
             ("*", "lists everything"),
             ("*.example.com", "one by one"),
             ("10.0.0.1/8", "bits beyond"),
-            ("10.0.0.0/33", "bits beyond"),
+            ("10.0.0.0/33", "its length is above 32"),
+            ("2001:db8::/129", "its length is above 128"),
+            (
+                "fd00::1:22",
+                r#"write "[fd00::1]:22" to mean a port, or "fd00::1:22/128""#,
+            ),
+            ("::1:443", "ambiguous"),
+            ("2001:db8::5:99999", "neither"),
             ("10.0.0", "neither"),
             ("10.0.0.256", "neither"),
             ("fd00::1/x", "no network"),

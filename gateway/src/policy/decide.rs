@@ -36,6 +36,9 @@ pub struct Trace<'a> {
     pub rules: Vec<&'a Rule>,
     /// Whether it is covered by rules in force, or needs none.
     pub covered: bool,
+    /// Whether some rule in force allows the subject anything: otherwise what needs no rule isn't
+    /// covered either.
+    pub welcome: bool,
 }
 
 impl SubjectPolicy {
@@ -124,6 +127,7 @@ impl SubjectPolicy {
                     touch,
                     rules,
                     covered: allowed && !denied,
+                    welcome: self.welcome,
                 }
             })
             .collect()
@@ -211,12 +215,13 @@ impl SubjectPolicy {
                 "write it in a simpler way".to_owned(),
             )
         } else {
+            let place = match &*self.datastore {
+                "" => String::new(),
+                datastore => format!(" in datastore {datastore}"),
+            };
             (
                 format!("no rule allows agent {agent} {what}"),
-                format!(
-                    "ask for a rule that allows effect {what} in datastore {}",
-                    self.datastore
-                ),
+                format!("ask for a rule that allows effect {what}{place}"),
             )
         };
         Deny {

@@ -1,11 +1,12 @@
 //! Reading typed fields out of a TOML table, with a diagnostic for everything that isn't as it
 //! should be. Reading goes on after an error, so that one run tells of all of them.
 
+use std::num::IntErrorKind;
 use std::ops::Range;
 
 use toml::{
     Spanned,
-    de::{DeTable, DeValue},
+    de::{DeInteger, DeTable, DeValue},
 };
 
 use super::diagnostic::{Diagnostic, did_you_mean};
@@ -55,6 +56,9 @@ pub(super) struct Fields<'t> {
     pub(super) at: Range<usize>,
     table: &'t DeTable<'t>,
 }
+
+/// What to do instead of saying nothing under a key that need not be there.
+pub(super) const MEAN_ALL: &str = "leave the key out to mean all";
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -138,35 +142,45 @@ impl<'t> Fields<'t> {
 
     /// A whole number that isn't negative.
     pub(super) fn number(&self, key: &str, report: &mut Report<'_>) -> Option<At<u64>> {
-        self.read(key, "a whole number from 0", report, unsigned)
+        let found = self.read(key, "a whole number", report, |value| value.as_integer())?;
+        unsigned(key, &found, report)
     }
 
     /// A number of bytes: whole, or a string with a unit.
     pub(super) fn size(&self, key: &str, report: &mut Report<'_>) -> Option<At<u64>> {
-        self.read(
-            key,
-            "a size such as \"2MiB\" or a number of bytes",
-            report,
-            |value| match value {
-                DeValue::String(text) => parse_size(text),
-                number => unsigned(number),
-            },
-        )
+        if !matches!(self.table.get(key)?.get_ref(), DeValue::String(_)) {
+            let expected = "a size such as \"2MiB\" or a number of bytes";
+            let found = self.read(key, expected, report, |value| value.as_integer())?;
+            return unsigned(key, &found, report);
+        }
+        let At { value, at } = self.string(key, report)?;
+        match parse_size(value) {
+            Ok(value) => Some(At { value, at }),
+            Err(why) => {
+                let help = format!("write a whole number and a unit ({UNITS}), such as \"2MiB\"");
+                report.error_help(&at, format!("\"{key}\" can't be \"{value}\": {why}"), help);
+                None
+            }
+        }
     }
 
-    /// A list of strings that isn't empty.
-    pub(super) fn strings(&self, key: &str, report: &mut Report<'_>) -> Option<Vec<At<&'t str>>> {
+    /// A list of strings that isn't empty; `instead` is the advice where it is.
+    pub(super) fn strings(
+        &self,
+        key: &str,
+        instead: &str,
+        report: &mut Report<'_>,
+    ) -> Option<Vec<At<&'t str>>> {
         let value = self.table.get(key)?;
         if value
             .get_ref()
             .as_array()
             .is_some_and(|list| list.is_empty())
         {
-            let help = "leave the key out to mean all";
             report.error_help(
                 &value.span(),
                 format!("\"{key}\" is empty and would match nothing"),
-                help,
+                instead,
             );
         }
         Some(self.list(key, report))
@@ -200,7 +214,7 @@ impl<'t> Fields<'t> {
         strings
     }
 
-    /// A string, or a list of strings that isn't empty.
+    /// A string, or a list of strings that isn't empty, of a key that need not be there.
     pub(super) fn one_or_more(
         &self,
         key: &str,
@@ -208,7 +222,7 @@ impl<'t> Fields<'t> {
     ) -> Option<Vec<At<&'t str>>> {
         match self.table.get(key)?.get_ref() {
             DeValue::String(_) => self.string(key, report).map(|one| vec![one]),
-            _ => self.strings(key, report),
+            _ => self.strings(key, MEAN_ALL, report),
         }
     }
 
@@ -293,15 +307,35 @@ fn printable<'t>(key: &str, found: At<&'t str>, report: &mut Report<'_>) -> Opti
     }
 }
 
-fn unsigned(value: &DeValue<'_>) -> Option<u64> {
-    let integer = value.as_integer()?;
-    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+fn unsigned(key: &str, found: &At<&DeInteger<'_>>, report: &mut Report<'_>) -> Option<At<u64>> {
+    let integer = found.value;
+    match u64::from_str_radix(integer.as_str(), integer.radix()) {
+        Ok(value) => Some(At {
+            value,
+            at: found.at.clone(),
+        }),
+        Err(e) => {
+            let why = match e.kind() {
+                IntErrorKind::PosOverflow => TOO_LARGE,
+                _ => "it must not be negative",
+            };
+            report.error(&found.at, format!("\"{key}\" can't be {integer}: {why}"));
+            None
+        }
+    }
 }
 
-/// `2MiB`, `500 kB`, `1024`: a whole number and a unit of 1000 or 1024.
-fn parse_size(text: &str) -> Option<u64> {
+const TOO_LARGE: &str = "it is larger than any number that Weir counts";
+
+const UNITS: &str = "kB, MB, GB, KiB, MiB, GiB";
+
+/// `2MiB`, `500 kB`, `1024`: a whole number and a unit of 1000 or 1024; or why it is none.
+fn parse_size(text: &str) -> Result<u64, &'static str> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
+    if number.is_empty() || unit.starts_with(['.', ',']) {
+        return Err("it isn't a whole number");
+    }
     let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "kb" => 1000,
@@ -310,9 +344,11 @@ fn parse_size(text: &str) -> Option<u64> {
         "kib" => 1 << 10,
         "mib" => 1 << 20,
         "gib" => 1 << 30,
-        _ => return None,
+        _ => return Err("its unit isn't known"),
     };
-    number.parse::<u64>().ok()?.checked_mul(factor)
+    // Digits alone: too many of them is all that can be wrong.
+    let number = number.parse::<u64>().map_err(|_| TOO_LARGE)?;
+    number.checked_mul(factor).ok_or(TOO_LARGE)
 }
 
 #[cfg(test)]
@@ -322,16 +358,18 @@ mod tests {
     #[test]
     fn sizes_take_units_of_1000_and_1024_and_refuse_what_overflows() {
         for (text, expected) in [
-            ("2MiB", Some(2 << 20)),
-            ("500 kB", Some(500_000)),
-            ("7", Some(7)),
-            ("1GiB", Some(1 << 30)),
-            ("MiB", None),
-            ("1.5MiB", None),
-            ("-1", None),
-            ("3 TiB", None),
-            ("99999999999999GiB", None),
-            ("", None),
+            ("2MiB", Ok(2 << 20)),
+            ("500 kB", Ok(500_000)),
+            ("7", Ok(7)),
+            ("1GiB", Ok(1 << 30)),
+            ("MiB", Err("it isn't a whole number")),
+            ("1.5MiB", Err("it isn't a whole number")),
+            ("-1", Err("it isn't a whole number")),
+            ("3 TiB", Err("its unit isn't known")),
+            ("2 MegaBytes", Err("its unit isn't known")),
+            ("99999999999999GiB", Err(TOO_LARGE)),
+            ("99999999999999999999", Err(TOO_LARGE)),
+            ("", Err("it isn't a whole number")),
         ] {
             assert_eq!(parse_size(text), expected, "{text}");
         }

@@ -1,13 +1,15 @@
 //! From the text of policy files to a [`Policy`], or to everything that is wrong with them.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::{path::PathBuf, sync::Arc};
 
 use sha2::{Digest, Sha256};
 use toml::de::DeTable;
 
 use super::{
-    Diagnostic, Mode, Policy, Position, Rule, Severity, Test, Verdict,
+    Diagnostic, Mode, Policy, Position, Rule, Severity, Test, Verdict, did_you_mean,
     fields::{At, Fields, Report, not_yet},
     rule,
 };
@@ -68,7 +70,11 @@ pub fn parse_with(sources: &[Source], keys: &Keys<'_>) -> Result<Policy, Vec<Dia
     }
     diagnostics.extend(draft.disagreeing_mode(sources));
     diagnostics.extend(draft.duplicates());
-    if diagnostics.iter().any(|d| d.severity == Severity::Error) {
+    if !has_errors(&diagnostics) {
+        // Which rules and datastores there are is known once every file was read as it is meant.
+        diagnostics.extend(draft.tests_of_nothing());
+    }
+    if has_errors(&diagnostics) {
         return Err(diagnostics);
     }
     let rules: Vec<_> = draft
@@ -76,11 +82,11 @@ pub fn parse_with(sources: &[Source], keys: &Keys<'_>) -> Result<Policy, Vec<Dia
         .into_iter()
         .map(|(rule, _)| Arc::new(rule))
         .collect();
-    let datastore = only_datastore(&rules);
+    let datastore = datastores(&rules).first().map(ToString::to_string);
     let tests = draft
         .tests
         .into_iter()
-        .map(|test| test.finish(&datastore))
+        .map(|test| test.finish(datastore.as_deref().unwrap_or_default()))
         .collect();
     let mode = draft.modes.first().map_or(Mode::Enforce, |(mode, _)| *mode);
     Ok(Policy {
@@ -89,6 +95,10 @@ pub fn parse_with(sources: &[Source], keys: &Keys<'_>) -> Result<Policy, Vec<Dia
         rules,
         tests,
     })
+}
+
+fn has_errors(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|d| d.severity == Severity::Error)
 }
 
 /// The files' contents by name; where a file lies doesn't matter, what it is called does.
@@ -178,6 +188,33 @@ impl Draft<'_> {
         }
         duplicates
     }
+
+    /// Tests that ask no datastore in particular where there are several, or that expect a rule
+    /// that there isn't.
+    fn tests_of_nothing(&self) -> Vec<Diagnostic> {
+        let datastores = datastores(self.rules.iter().map(|(rule, _)| rule));
+        let rules = || self.rules.iter().map(|(rule, _)| &*rule.name);
+        let mut found = Vec::new();
+        for test in &self.tests {
+            if test.datastore.is_none() && datastores.len() > 1 {
+                let mut here = test.here.clone();
+                here.message = "rules name several datastores, and this test none".to_owned();
+                let names: Vec<_> = datastores.iter().map(|n| format!("\"{n}\"")).collect();
+                found.push(here.help(format!("add datastore = {}", names.join(" or "))));
+            }
+            if let (Some(name), Some(here)) = (&test.test.rule, &test.rule)
+                && !rules().any(|rule| *rule == **name)
+            {
+                let mut here = here.clone();
+                here.message = format!("there is no rule \"{name}\"");
+                found.push(match did_you_mean(name, rules()) {
+                    Some(near) => here.help(format!("did you mean \"{near}\"?")),
+                    None => here,
+                });
+            }
+        }
+        found
+    }
 }
 
 fn version(file: &Fields<'_>, report: &mut Report<'_>) {
@@ -257,9 +294,14 @@ pub(super) fn exact_names(list: Option<Vec<At<&str>>>, report: &mut Report<'_>) 
 struct DraftTest {
     datastore: Option<Box<str>>,
     test: Test,
+    /// Where it stands.
+    here: Diagnostic,
+    /// Where it names the rule that it expects.
+    rule: Option<Diagnostic>,
 }
 
 impl DraftTest {
+    /// `only`: the one datastore that rules name, for tests that don't name any.
     fn finish(mut self, only: &str) -> Test {
         self.test.datastore = self.datastore.unwrap_or_else(|| only.into());
         self.test
@@ -272,7 +314,10 @@ fn test(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<DraftTest> {
         fields.require(key, report);
     }
     let agent = fields.string("agent", report);
-    let groups = exact_names(fields.strings("groups", report), report);
+    let groups = exact_names(
+        fields.strings("groups", "leave the key out to mean none", report),
+        report,
+    );
     let datastore = fields.string("datastore", report);
     let sql = fields.text("sql", report);
     let expect = fields.table("expect", "an expectation", report)?;
@@ -282,7 +327,11 @@ fn test(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<DraftTest> {
     let masked = expect
         .has("masked")
         .then(|| expected_columns(&expect, report));
+    let here =
+        |at: &Range<usize>| Diagnostic::error(report.file, report.text, at.clone(), String::new());
     Some(DraftTest {
+        here: here(&fields.at),
+        rule: rule.as_ref().map(|rule| here(&rule.at)),
         datastore: datastore.map(|name| name.value.into()),
         test: Test {
             position: position(fields, report),
@@ -308,11 +357,13 @@ fn expected_columns(expect: &Fields<'_>, report: &mut Report<'_>) -> Vec<Box<str
     columns
 }
 
-/// The one datastore that rules name, for tests that don't name any.
-fn only_datastore(rules: &[Arc<Rule>]) -> Box<str> {
-    let mut names = rules.iter().flat_map(|rule| &rule.datastores);
-    match names.next() {
-        Some(first) if names.all(|other| other == first) => first.clone(),
-        _ => "-".into(),
-    }
+/// The datastores that rules name.
+fn datastores<'r, R: Borrow<Rule> + 'r>(
+    rules: impl IntoIterator<Item = &'r R>,
+) -> BTreeSet<&'r str> {
+    rules
+        .into_iter()
+        .flat_map(|rule| &rule.borrow().datastores)
+        .map(|name| &**name)
+        .collect()
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::{
     Diagnostic, EffectSet, Limits, MaskRule, ObjectPattern, Rule,
     effects::has_objects,
-    fields::{At, Fields, Report, not_yet},
+    fields::{At, Fields, MEAN_ALL, Report, not_yet},
     parse::{KeySource, Keys, decision, exact_names, mode, position},
 };
 use crate::{
@@ -56,8 +56,8 @@ pub(super) fn read(
     fields.require("name", report);
     fields.require("effects", report);
     let name = fields.string("name", report);
-    let agents = exact_names(fields.strings("agents", report), report);
-    let groups = exact_names(fields.strings("groups", report), report);
+    let agents = exact_names(fields.strings("agents", MEAN_ALL, report), report);
+    let groups = exact_names(fields.strings("groups", MEAN_ALL, report), report);
     let datastores = exact_names(fields.one_or_more("datastore", report), report);
     let effects = effects(fields, report);
     let objects = objects(fields, report);
@@ -99,7 +99,9 @@ pub(super) fn read(
 fn effects(fields: &Fields<'_>, report: &mut Report<'_>) -> Vec<At<Effect>> {
     let known: Vec<_> = Effect::ALL.iter().map(|effect| effect.as_str()).collect();
     let mut effects = Vec::new();
-    for word in fields.strings("effects", report).unwrap_or_default() {
+    let instead = format!("name at least one of {}", known.join(", "));
+    let words = fields.strings("effects", &instead, report);
+    for word in words.unwrap_or_default() {
         match word.value.parse() {
             Ok(value) => effects.push(At { value, at: word.at }),
             Err(_) => report.unknown(&word.at, "effect", word.value, &known),
@@ -110,7 +112,10 @@ fn effects(fields: &Fields<'_>, report: &mut Report<'_>) -> Vec<At<Effect>> {
 
 fn objects(fields: &Fields<'_>, report: &mut Report<'_>) -> Vec<ObjectPattern> {
     let mut objects = Vec::new();
-    for word in fields.strings("objects", report).unwrap_or_default() {
+    for word in fields
+        .strings("objects", MEAN_ALL, report)
+        .unwrap_or_default()
+    {
         match ObjectPattern::new(word.value) {
             Some(pattern) => objects.push(pattern),
             None => {
@@ -255,7 +260,9 @@ fn predicates(fields: &Fields<'_>, report: &mut Report<'_>) {
 }
 
 fn columns(fields: &Fields<'_>, report: &mut Report<'_>) -> Arc<[Box<str>]> {
-    let columns = fields.strings("columns", report).unwrap_or_default();
+    let instead = "name at least one, or write [\"*\"] to mean every column";
+    let columns = fields.strings("columns", instead, report);
+    let columns = columns.unwrap_or_default();
     for column in &columns {
         if column.value.contains('*') && column.value != "*" {
             let help = "\"*\" alone is every column";
@@ -344,9 +351,14 @@ fn key(fields: &Fields<'_>, keys: &Keys<'_>, report: &mut Report<'_>) -> Option<
     fields.require("key", report);
     let key = fields.table("key", "\"key\"", report)?;
     key.close(KEY_KEYS, &[], report);
-    let file = key
-        .string("file", report)
-        .map(|path| KeySource::File(PathBuf::from(path.value)));
+    let file = key.string("file", report).map(|path| {
+        if !path.value.starts_with('/') {
+            let message = format!("path \"{}\" must be absolute", path.value);
+            let help = "the daemon has no working directory to start from";
+            report.error_help(&path.at, message, help);
+        }
+        KeySource::File(PathBuf::from(path.value))
+    });
     let env = key
         .string("env", report)
         .map(|name| KeySource::Env(name.value.to_owned()));

@@ -16,10 +16,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use db::{Filter, Index, SessionRow};
+pub use db::{Filter, Index, Indexed, SessionRow};
 
 use super::Error;
 use super::open::{EXTENSION, SessionId};
+use super::read::Reader;
 use super::summary::Summary;
 
 /// Messages that may wait; above it the index goes stale.
@@ -213,40 +214,81 @@ fn summary(path: &Path, live: Option<bool>) -> Result<Option<Summary>, Error> {
 /// # Errors
 /// As the operating system says.
 pub fn journals(dir: &Path, from: &str) -> io::Result<Vec<(SessionId, PathBuf)>> {
+    let mut found: Vec<_> = files(dir, from)?
+        .into_iter()
+        .filter_map(|path| Some((id_of(&path)?, path)))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The files where journals are that [`journals`] passes over, although they have a journal's
+/// extension or begin like one: whoever renames a journal doesn't make it go away.
+///
+/// # Errors
+/// As the operating system says.
+pub fn misnamed_journals(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for day in std::fs::read_dir(dir)? {
-        let day = day?;
-        if !day.file_type()?.is_dir() || day.file_name().as_encoded_bytes() < from.as_bytes() {
-            continue;
-        }
-        for file in std::fs::read_dir(day.path())? {
-            let path = file?.path();
-            let id = path
-                .file_stem()
-                .and_then(|name| name.to_str())
-                .and_then(|n| n.parse().ok());
-            if let Some(id) = id
-                && path
-                    .extension()
-                    .is_some_and(|extension| extension == EXTENSION)
-            {
-                found.push((id, path));
-            }
+    for path in files(dir, "")? {
+        if id_of(&path).is_none() && (has_extension(&path) || begins_a_journal(&path)?) {
+            found.push(path);
         }
     }
     found.sort();
     Ok(found)
 }
 
+/// All that is in the directories of the day `from` and later.
+fn files(dir: &Path, from: &str) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for day in std::fs::read_dir(dir)? {
+        let day = day?;
+        if !day.file_type()?.is_dir() || day.file_name().as_encoded_bytes() < from.as_bytes() {
+            continue;
+        }
+        for file in std::fs::read_dir(day.path())? {
+            files.push(file?.path());
+        }
+    }
+    Ok(files)
+}
+
+/// The session whose journal a file is by its name.
+fn id_of(path: &Path) -> Option<SessionId> {
+    let name = path.file_stem().and_then(|name| name.to_str())?;
+    name.parse().ok().filter(|_| has_extension(path))
+}
+
+fn has_extension(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == EXTENSION)
+}
+
+fn begins_a_journal(path: &Path) -> io::Result<bool> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let mut reader = Reader::open(path)?;
+    // Whatever is wrong with its first record: with the header read, the reader has an id.
+    let _ = reader.next();
+    Ok(reader.id().is_some())
+}
+
 /// Makes the index anew from the journals below `journal`; says how many sessions it then holds.
-/// The daemon may run meanwhile.
+/// The daemon may run meanwhile; what it tells an index whose file was damaged, and is another one
+/// from now on, is lost until it is started again.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Index`]; the index is then as it was.
+/// [`Error::Io`], [`Error::Index`]; the index is then as it was, unless its file was damaged.
 pub fn reindex(index: &Path, journal: &Path) -> Result<usize, Error> {
     let paths = journals(journal, "").map_err(|e| Error::io("list", journal, e))?;
-    let mut summaries = paths
-        .iter()
-        .filter_map(|(_, path)| summary(path, None).transpose());
-    Index::open(index)?.replace(&mut summaries)
+    let summaries = || {
+        paths
+            .iter()
+            .filter_map(|(_, path)| summary(path, None).transpose())
+    };
+    match Index::open(index).and_then(|mut index| index.replace(&mut summaries())) {
+        Err(e) if e.is_damage() => Index::open_anew(index)?.replace(&mut summaries()),
+        other => other,
+    }
 }

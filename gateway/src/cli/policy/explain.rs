@@ -18,21 +18,17 @@ use crate::{
 pub(super) fn run(
     policy: &Policy,
     args: &Explain,
+    groups: &[Arc<str>],
     out: &mut impl Write,
 ) -> anyhow::Result<ExitCode> {
-    let groups: Vec<Arc<str>> = args
-        .group
-        .iter()
-        .map(|group| group.as_str().into())
-        .collect();
     let datastore = match &args.datastore {
-        Some(datastore) => datastore.clone(),
+        Some(datastore) => Some(datastore.clone()),
         None => only_datastore(policy)?,
     };
     let who = Subject {
         agent: &args.agent,
-        groups: &groups,
-        datastore: &datastore,
+        groups,
+        datastore: datastore.as_deref().unwrap_or_default(),
     };
     let rules = policy.for_subject(&who);
     let case = Case::judge(&rules, &args.sql);
@@ -57,19 +53,25 @@ pub(super) fn run(
         if case.statements.is_empty() {
             writeln!(out, "there is no statement in it")?;
         }
+        if case.statements.len() > 1 && matches!(case.decision(), Some(Decision::Deny(_))) {
+            writeln!(
+                out,
+                "none of this text runs: one statement that is denied denies all of it"
+            )?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn only_datastore(policy: &Policy) -> anyhow::Result<String> {
+/// The one datastore that rules name; `None` if they name none.
+fn only_datastore(policy: &Policy) -> anyhow::Result<Option<String>> {
     let names: BTreeSet<_> = policy
         .rules
         .iter()
         .flat_map(|rule| &rule.datastores)
         .collect();
     match names.len() {
-        0 => Ok("-".to_owned()),
-        1 => Ok(names.into_iter().map(ToString::to_string).collect()),
+        0 | 1 => Ok(names.first().map(ToString::to_string)),
         _ => {
             let names: Vec<_> = names.into_iter().map(|name| escape(name)).collect();
             anyhow::bail!(
@@ -143,7 +145,11 @@ fn touched(trace: &Trace<'_>) -> String {
 fn reasons(trace: &Trace<'_>) -> String {
     let mut reasons: Vec<_> = trace.rules.iter().map(|rule| reason(rule)).collect();
     match trace.touch.need {
-        Need::Nothing => reasons.insert(0, "needs no rule".to_owned()),
+        Need::Nothing if trace.welcome => reasons.insert(0, "needs no rule".to_owned()),
+        Need::Nothing => reasons.insert(
+            0,
+            "needs a rule that allows the agent anything, and there is none".to_owned(),
+        ),
         Need::Named => reasons.insert(0, "needs a rule that names it without \"*\"".to_owned()),
         Need::Rule => {}
     }

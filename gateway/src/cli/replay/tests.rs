@@ -60,8 +60,12 @@ impl Session {
     }
 
     pub(in crate::cli) fn close(&mut self) {
+        self.close_as(CloseReason::ClientQuit);
+    }
+
+    pub(in crate::cli) fn close_as(&mut self, reason: CloseReason) {
         let journal = self.journal.take().unwrap();
-        block_on(journal.close(START + 20_000_000, CloseReason::ClientQuit)).unwrap();
+        block_on(journal.close(START + 20_000_000, reason)).unwrap();
     }
 }
 
@@ -103,6 +107,18 @@ pub(in crate::cli) fn session(recorder: &Recorder, close: bool) -> Session {
         session.close();
     }
     session
+}
+
+/// A session of this id that ended without a statement.
+pub(in crate::cli) fn session_as(paths: &Paths, id: SessionId) {
+    let settings = Settings {
+        dir: paths.journal.clone(),
+        durability: Durability::Os,
+        index: paths.index.clone(),
+    };
+    let recorder = Recorder::open(&settings).unwrap();
+    let journal = Some(recorder.session(&opening(id)).unwrap());
+    Session { id, journal }.close();
 }
 
 fn opening(id: SessionId) -> SessionOpen {
@@ -449,4 +465,23 @@ fn a_session_that_is_gone_without_a_close_is_said_to_be_cut() {
             .0
             .ends_with("the daemon died, or could not write\n")
     );
+}
+
+#[test]
+fn a_journal_swapped_for_another_is_not_shown_under_its_name() {
+    let place = Place::new();
+    let recorder = place.recorder();
+    let shown_id = session(&recorder, true).id;
+    let swapped_in = session(&recorder, true).id;
+    let path = |id: SessionId| id.path_in(&place.paths.journal);
+    std::fs::rename(path(swapped_in), path(shown_id)).unwrap();
+    for args in ["", "json"] {
+        let (text, code) = shown(&place, &shown_id.to_string(), args);
+        assert!(text.contains("belongs to another session"), "{text}");
+        assert!(
+            !text.contains("coder") && !text.contains("closed"),
+            "{text}"
+        );
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
+    }
 }

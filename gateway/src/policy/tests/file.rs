@@ -129,7 +129,7 @@ fn each_mistake_is_told_with_its_place_and_what_to_do() {
         ),
         (
             rule("[]", allow),
-            "4:11: error: \"effects\" is empty and would match nothing",
+            "4:11: error: \"effects\" is empty and would match nothing\n  help: name at least one of read, insert,",
         ),
         (
             rule("\"read\"", allow),
@@ -165,7 +165,7 @@ fn each_mistake_is_told_with_its_place_and_what_to_do() {
         ),
         (
             rule("[\"read\"]", &format!("{allow}agents = []")),
-            "6:10: error: \"agents\" is empty",
+            "6:10: error: \"agents\" is empty and would match nothing\n  help: leave the key out to mean all",
         ),
         (
             rule("[\"read\"]", &format!("{allow}agents = [\"co*\"]")),
@@ -202,14 +202,49 @@ fn each_mistake_is_told_with_its_place_and_what_to_do() {
                 "[\"read\"]",
                 &format!("{allow}limits = {{ max_bytes = \"2 miles\" }}"),
             ),
-            "6:24: error: \"max_bytes\" must be a size such as \"2MiB\" or a number of bytes, not a string",
+            "6:24: error: \"max_bytes\" can't be \"2 miles\": its unit isn't known\n  help: write a whole number and a unit (kB, MB, GB, KiB, MiB, GiB), such as \"2MiB\"",
+        ),
+        (
+            rule(
+                "[\"read\"]",
+                &format!("{allow}limits = {{ max_bytes = \"1.5MiB\" }}"),
+            ),
+            "\"max_bytes\" can't be \"1.5MiB\": it isn't a whole number\n  help: ",
+        ),
+        (
+            rule(
+                "[\"read\"]",
+                &format!("{allow}limits = {{ max_bytes = \"99999999999GiB\" }}"),
+            ),
+            "\"max_bytes\" can't be \"99999999999GiB\": it is larger than",
+        ),
+        (
+            rule(
+                "[\"read\"]",
+                &format!("{allow}limits = {{ max_bytes = 1.5 }}"),
+            ),
+            "\"max_bytes\" must be a size such as \"2MiB\" or a number of bytes, not a float",
         ),
         (
             rule(
                 "[\"read\"]",
                 &format!("{allow}limits = {{ max_rows = -1 }}"),
             ),
-            "6:23: error: \"max_rows\" must be a whole number from 0, not an integer",
+            "6:23: error: \"max_rows\" can't be -1: it must not be negative",
+        ),
+        (
+            rule(
+                "[\"read\"]",
+                &format!("{allow}limits = {{ max_rows = 99999999999999999999 }}"),
+            ),
+            "\"max_rows\" can't be 99999999999999999999: it is larger than",
+        ),
+        (
+            rule(
+                "[\"read\"]",
+                &format!("{allow}limits = {{ max_rows = \"5\" }}"),
+            ),
+            "6:23: error: \"max_rows\" must be a whole number, not a string",
         ),
         (
             rule("[\"read\"]", &format!("{allow}limits = {{ max_rows = 0 }}")),
@@ -237,6 +272,19 @@ fn each_mistake_is_told_with_its_place_and_what_to_do() {
         (
             mask("with = \"null\""),
             "6:1: error: a mask needs \"columns\"",
+        ),
+        (
+            mask("columns = []\nwith = \"null\""),
+            "7:11: error: \"columns\" is empty and would match nothing\n  help: name at least one, or write [\"*\"]",
+        ),
+        (
+            mask("columns = [\"a\"]\nwith = \"hmac\"\nkey = { file = \"d1/pw\" }"),
+            "9:16: error: path \"d1/pw\" must be absolute\n  help: the daemon has no working directory",
+        ),
+        (
+            "[[test]]\nagent = \"a\"\ngroups = []\nsql = \"\"\nexpect = { decision = \"deny\" }"
+                .into(),
+            "4:10: error: \"groups\" is empty and would match nothing\n  help: leave the key out to mean none",
         ),
         (
             mask("columns = [\"a\"]"),
@@ -388,4 +436,40 @@ fn the_fingerprint_depends_on_names_and_contents_and_not_on_order_or_place() {
     assert_ne!(both, sha(&[file("a.toml", "#y"), file("b.toml", "#x")]));
     assert_ne!(both, sha(&[file("a.toml", "#x"), file("b.toml", "#z")]));
     assert_ne!(both, sha(&[file("a.toml", "#xb.tomlversion = 1\n#y")]));
+}
+
+#[test]
+fn a_test_names_its_datastore_where_there_are_several_and_a_rule_that_there_is() {
+    let rule = |name: &str, datastore: &str| {
+        rule(
+            "[\"read\"]",
+            &format!("decision = \"allow\"\ndatastore = \"{datastore}\"\n"),
+        )
+        .replace("\"r\"", &format!("\"{name}\""))
+    };
+    let test = |datastore: &str, expected: &str| {
+        format!(
+            "[[test]]\nagent = \"a\"\nsql = \"SELECT 1\"\n{datastore}\
+             expect = {{ decision = \"allow\", rule = \"{expected}\" }}\n"
+        )
+    };
+    let several = rule("one", "d1") + &rule("two", "d2");
+    assert_eq!(
+        wrong(&(several.clone() + &test("", "one"))),
+        [
+            "p.toml:12:1: error: rules name several datastores, and this test none\n  \
+             help: add datastore = \"d1\" or \"d2\""
+        ]
+    );
+    assert_eq!(
+        wrong(&(several.clone() + &test("datastore = \"d1\"\n", "onne"))),
+        ["p.toml:16:39: error: there is no rule \"onne\"\n  help: did you mean \"one\"?"]
+    );
+    let right = policy(&(several + &test("datastore = \"d1\"\n", "two")));
+    assert_eq!(&*right.tests[0].datastore, "d1");
+    let one = rule("one", "d1") + &rule("two", "d1") + &test("", "one");
+    assert_eq!(&*policy(&one).tests[0].datastore, "d1");
+    // A rule that couldn't be read isn't called missing.
+    let broken = rule("one", "d1").replace("allow", "alow") + &test("", "one");
+    assert_eq!(wrong(&broken).len(), 1);
 }

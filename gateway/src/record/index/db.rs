@@ -1,6 +1,6 @@
 //! The index's tables.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -86,6 +86,15 @@ pub struct SessionRow {
     pub totals: Totals,
 }
 
+/// What the index holds of a session for verifying its journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Indexed {
+    /// How it stood when it was indexed.
+    pub state: State,
+    /// Its statements by then.
+    pub statements: u64,
+}
+
 fn state_word<S: serde::Serializer>(state: &State, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_str(state.as_str())
 }
@@ -102,12 +111,15 @@ impl Index {
     /// [`Error::Io`], [`Error::Index`].
     pub fn open(path: &Path) -> Result<Index, Error> {
         Index::try_open(path).or_else(|e| match e {
-            Error::Index(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
-                remove(path)?;
-                Index::try_open(path)
-            }
+            damaged if damaged.is_damage() => Index::open_anew(path),
             other => Err(other),
         })
+    }
+
+    /// Makes the index anew, whatever is there.
+    pub(super) fn open_anew(path: &Path) -> Result<Index, Error> {
+        remove(path)?;
+        Index::try_open(path)
     }
 
     fn try_open(path: &Path) -> Result<Index, Error> {
@@ -141,7 +153,8 @@ impl Index {
     /// # Errors
     /// [`Error::Io`] if there is none, [`Error::Index`].
     pub fn read(path: &Path) -> Result<Index, Error> {
-        fs::metadata(path).map_err(|e| Error::io("open the index", path, e))?;
+        // SQLite doesn't tell a file that is missing from one that may not be read.
+        fs::File::open(path).map_err(|e| Error::io("open the index", path, e))?;
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         db.busy_timeout(Duration::from_secs(10))?;
         Ok(Index(db))
@@ -164,6 +177,25 @@ impl Index {
             session_row,
         )?;
         Ok(rows.take(filter.limit).collect::<Result<_, _>>()?)
+    }
+
+    /// Every session that the index knows.
+    ///
+    /// # Errors
+    /// [`Error::Index`].
+    pub fn known(&self) -> Result<BTreeMap<SessionId, Indexed>, Error> {
+        let mut select = self
+            .0
+            .prepare("SELECT id, state, statements FROM sessions")?;
+        let known = select.query_map([], |row| {
+            let state: String = row.get(1)?;
+            let indexed = Indexed {
+                state: State::from_word(&state).unwrap_or(State::Broken),
+                statements: row.get::<_, i64>(2)?.unsigned_abs(),
+            };
+            Ok((id(row, 0)?, indexed))
+        })?;
+        Ok(known.collect::<Result<_, _>>()?)
     }
 
     /// The sessions that have ended: nothing about them will change.
@@ -301,6 +333,15 @@ fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<SessionId> {
 /// SQLite has signed integers only; what is above them can't be told from the largest.
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Error {
+    /// Whether the file of the index is no database, or one that is damaged.
+    pub(super) fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let Error::Index(e) = self else { return false };
+        matches!(e.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+    }
 }
 
 /// Removes an index with its WAL.
