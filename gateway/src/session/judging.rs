@@ -529,6 +529,17 @@ pub(super) fn limit_exceeded() -> Deny {
     }
 }
 
+/// The denial of a query whose columns Weir would have to ask for, and whose question would commit what
+/// came before.
+pub(super) fn query_before_sync() -> Deny {
+    Deny {
+        rule: None,
+        message: "a query that reads masked columns has to come behind a Sync".to_owned(),
+        hint: Some("end what came before it by a Sync, or use Parse and Bind".to_owned()),
+        sqlstate: INSUFFICIENT_PRIVILEGE,
+    }
+}
+
 /// The denial of a portal that was bound before the policy or the catalog changed, and that can't
 /// be brought under the new one without knowing its columns.
 pub(super) fn bound_before_change() -> Deny {

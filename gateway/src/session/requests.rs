@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use super::buffer::{ReadBuffer, Splice};
-use super::judging::limit_exceeded;
+use super::judging::{limit_exceeded, query_before_sync};
 use super::link::{End, Error, Link, now};
 use super::queue::{AskedBy, Batch, Owed};
 use super::statement::{Columns, Judged, Prepared, Run, Verdict};
@@ -355,6 +355,11 @@ where
             return Ok(());
         }
         if judged.ruling.sensitive && !judged.probed.get() {
+            if self.link.queue.borrow().is_unsynced() {
+                let deny = Rc::new(query_before_sync());
+                self.deny_query(seen, &judged, &deny).await;
+                return Ok(());
+            }
             match self.look_ahead(seen, &judged).await? {
                 Looked::Plain => judged.probed.set(true),
                 Looked::Refused(deny) => {

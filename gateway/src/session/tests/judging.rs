@@ -158,33 +158,6 @@ async fn a_look_ahead_that_is_cancelled_is_the_querys_answer() {
 }
 
 #[tokio::test]
-async fn a_look_ahead_behind_work_without_its_sync_asks_for_the_answers_first() {
-    on_stage(|mut s| async move {
-        let work = [
-            parse("", "INSERT INTO orders VALUES (1)"),
-            bind("", ""),
-            execute(""),
-        ]
-        .concat();
-        let look = query("SELECT ssn FROM customers");
-        s.client_says(&[work.clone(), look.clone()].concat()).await;
-        s.server_gets(&[work, f(b'H', b"")].concat()).await;
-        // It fails, so the query is discarded up to the next Sync.
-        let failure = error("23505", "duplicate key");
-        s.server_says(&[f(b'1', b""), f(b'2', b""), failure.clone()].concat())
-            .await;
-        s.client_gets(&[f(b'1', b""), f(b'2', b""), failure].concat())
-            .await;
-        s.nothing_reaches_the_server().await;
-        s.client_says(&sync()).await;
-        s.server_gets(&sync()).await;
-        s.server_says(&ready(b'I')).await;
-        s.client_gets(&ready(b'I')).await;
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn a_long_text_is_judged_like_a_short_one() {
     on_stage(|mut s| async move {
         let padding = "1, ".repeat(40_000);
@@ -271,6 +244,31 @@ async fn a_query_denied_behind_work_without_its_sync_fails_that_work_too() {
         s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
             .await;
         s.client_is_refused("42501", "migrations").await;
+        s.client_gets(&ready(b'I')).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_query_that_has_to_be_asked_about_commits_nothing_before_it() {
+    on_stage(|mut s| async move {
+        let work = [
+            parse("", "INSERT INTO orders VALUES (1)"),
+            bind("", ""),
+            execute(""),
+        ]
+        .concat();
+        let asked = query("SELECT ssn FROM customers");
+        s.client_says(&[work.clone(), asked].concat()).await;
+        s.server_gets(&work).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused this")), (b'P', true));
+        s.server_gets(&sync()).await;
+        let done = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
+        s.server_says(&[done.clone(), error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
+        s.client_gets(&done).await;
+        s.client_is_refused("42501", "behind a Sync").await;
         s.client_gets(&ready(b'I')).await;
     })
     .await;
