@@ -110,7 +110,8 @@ pub struct DatastoreStatus {
     pub endpoints: Vec<String>,
     /// How many relations the catalog has; `None` while there is no catalog.
     pub relations: Option<usize>,
-    /// Why its catalog couldn't be loaded, or a host's name not be resolved.
+    /// Why the last look at it failed: at a host's name, to log in, or to read the catalog. `None`
+    /// once it works again.
     pub problem: Option<String>,
 }
 

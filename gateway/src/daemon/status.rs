@@ -68,9 +68,18 @@ impl Running {
                 name: settings.name.to_string(),
                 endpoints: of(&settings.name).map(ToString::to_string).collect(),
                 relations: self.catalogs.relations(&settings.name),
-                problem: self.datastores.problem(&settings.name),
+                problem: self.problem(&settings.name),
             })
             .collect()
+    }
+
+    fn problem(&self, datastore: &str) -> Option<String> {
+        let names = self.datastores.problem(datastore);
+        let upstream = self.catalogs.problem(datastore);
+        names
+            .into_iter()
+            .chain(upstream)
+            .reduce(|a, b| a + "; " + &b)
     }
 
     fn namespace_status(&self) -> Vec<NamespaceStatus> {
