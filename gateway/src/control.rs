@@ -61,6 +61,10 @@ pub struct Status {
     pub bypass_attempts: u64,
     /// Sessions that are open now.
     pub open_sessions: u64,
+    /// Sessions that were opened since the start.
+    pub sessions_opened: u64,
+    /// Connections since the start that were refused a session, those of unknown agents included.
+    pub sessions_refused: u64,
     /// Statements since the start that were allowed.
     pub statements_allowed: u64,
     /// Statements since the start that were denied.

@@ -53,6 +53,8 @@ impl Running {
             gaps: self.gaps.iter().map(gap).collect(),
             bypass_attempts: self.bypasses.count(),
             open_sessions: counts.open,
+            sessions_opened: counts.sessions,
+            sessions_refused: counts.refused,
             statements_allowed: counts.allowed,
             statements_denied: counts.denied,
         }
