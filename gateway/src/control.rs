@@ -84,6 +84,9 @@ pub struct PolicyStatus {
     pub observed: bool,
     /// What is wrong with the files as they are now; the policy in force is then an older one.
     pub problem: Option<String>,
+    /// What rules in force say of agents, groups, datastores and columns that don't exist, each with
+    /// its place.
+    pub warnings: Vec<String>,
 }
 
 impl From<crate::policy_store::Status> for PolicyStatus {
@@ -101,6 +104,7 @@ impl From<crate::policy_store::Status> for PolicyStatus {
             rules,
             observed,
             problem,
+            warnings: Vec::new(),
         }
     }
 }

@@ -32,6 +32,8 @@ use crate::{
     policy::{self, Diagnostic, KeySource, Mode, Policy, Source},
 };
 
+pub mod review;
+
 const POLL: Duration = Duration::from_secs(1);
 /// Far above any policy written by people; below what hurts to read each second.
 const MAX_FILE: u64 = 1024 * 1024;

@@ -63,6 +63,9 @@ fn show(status: &Status, coloured: bool, out: &mut impl Write) -> io::Result<()>
         let problem = format!("the files are wrong, an older policy is in force:{gap}{problem}");
         problem_lines(&problem, coloured, out)?;
     }
+    for warning in &policy.warnings {
+        problem_line(warning, coloured, out)?;
+    }
     for datastore in &status.datastores {
         show_datastore(datastore, coloured, out)?;
     }
@@ -161,6 +164,7 @@ mod tests {
                 sha256: "0123456789abcdef".into(),
                 rules: 3,
                 problem: Some("p.toml:1:1: error".into()),
+                warnings: vec!["p.toml:2: rule \"r\"\x1b".into()],
                 ..PolicyStatus::default()
             },
             datastores: vec![DatastoreStatus {
@@ -197,6 +201,7 @@ mod tests {
 weir 0.1.0 running for 1 h 2 min, process 7
 policy       3 rules, 0123456789ab
              ! the files are wrong, an older policy is in force: p.toml:1:1: error
+             ! p.toml:2: rule \"r\"\\x1b
 datastore    appdb at 10.0.3.7:5432: catalog not loaded
              ! connecting failed\\x1b[2J
 agents       coder

@@ -4,7 +4,9 @@ use std::sync::{Arc, PoisonError};
 
 use super::Running;
 use crate::capture::{Coverage, Gap};
-use crate::control::{DatastoreStatus, GapStatus, Handle, NamespaceStatus, OpenSession, Status};
+use crate::control::{
+    DatastoreStatus, GapStatus, Handle, NamespaceStatus, OpenSession, PolicyStatus, Status,
+};
 
 /// The way in for the control socket.
 pub(super) fn handle(running: &Arc<Running>) -> Handle {
@@ -41,7 +43,10 @@ impl Running {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            policy: self.policy.status().into(),
+            policy: PolicyStatus {
+                warnings: self.review.warnings(),
+                ..self.policy.status().into()
+            },
             datastores: self.datastore_status(),
             agents: self
                 .config

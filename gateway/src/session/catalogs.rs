@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OnceCell, watch};
 
 use crate::catalog::Catalog;
 use crate::causes::chain;
+use crate::policy_store::review::Snapshot;
 use crate::record::show::escape;
 use crate::upstream::{self, Target};
 
@@ -84,6 +85,26 @@ impl Catalogs {
             .filter_map(|(_, cell)| cell.get())
             .map(|followed| followed.catalog.borrow().relations().count());
         counts.reduce(|a, b| a + b)
+    }
+
+    /// All snapshots that there are, sorted by datastore and database.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let all = self
+            .snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let loaded = all
+            .iter()
+            .filter_map(|(key, cell)| Some((key, cell.get()?)));
+        let mut snapshots: Vec<_> = loaded
+            .map(|(key, followed)| Snapshot {
+                datastore: Arc::clone(&key.datastore),
+                database: key.database.clone(),
+                catalog: Arc::clone(&followed.catalog.borrow()),
+            })
+            .collect();
+        snapshots.sort_by(|a, b| (&a.datastore, &a.database).cmp(&(&b.datastore, &b.database)));
+        snapshots
     }
 
     /// What went wrong the last time with each of a datastore's databases, unless it went well
