@@ -74,6 +74,14 @@ pub enum Error {
         /// All of them.
         diagnostics: Vec<Diagnostic>,
     },
+    /// The files are fine; keys that they ask for can't be had.
+    #[error("{}", lines(diagnostics))]
+    Keys {
+        /// All of them, where they are asked for.
+        diagnostics: Vec<Diagnostic>,
+        /// Whether that is because they are credentials of the daemon's unit, and this isn't it.
+        unseen: bool,
+    },
 }
 
 /// The policy in force.
@@ -372,19 +380,34 @@ async fn load(files: &[Source]) -> Result<Policy, Error> {
         keys.push((source, key));
     }
     let find = |source: &KeySource| match keys.iter().find(|(of, _)| of == source) {
-        Some((_, key)) => key.clone(),
+        Some((_, Ok(key))) => Ok(key.clone()),
+        Some((_, Err(error))) => Err(chain(error)),
         None => Err("the key was not asked for".to_owned()),
     };
-    policy::parse_with(files, &find).map_err(|diagnostics| Error::Invalid { diagnostics })
+    policy::parse_with(files, &find).map_err(|diagnostics| {
+        let missing: Vec<_> = keys
+            .iter()
+            .filter_map(|(_, key)| key.as_ref().err())
+            .collect();
+        // A key that is there and no good is a mistake to correct.
+        let unseen = missing.len() == diagnostics.len()
+            && missing
+                .iter()
+                .all(|e| matches!(e, credential::Error::NoCredentials { .. }));
+        Error::Keys {
+            diagnostics,
+            unseen,
+        }
+    })
 }
 
-async fn fetch(source: &KeySource) -> Result<Key, String> {
+async fn fetch(source: &KeySource) -> Result<Key, credential::Error> {
     let source = match source.clone() {
         KeySource::File(path) => credential::Source::File { path },
         KeySource::Env(variable) => credential::Source::Env { variable },
         KeySource::Credential(name) => credential::Source::Systemd { name },
     };
-    let secret = source.fetch().await.map_err(|error| chain(&error))?;
+    let secret = source.fetch().await?;
     Ok(Key::new(secret.expose().to_vec()))
 }
 
@@ -572,7 +595,9 @@ mod tests {
             key.display()
         );
         write(dir.path(), "a.toml", &mask);
-        let error = PolicyStore::open(dir.path()).await.unwrap_err().to_string();
+        let error = PolicyStore::open(dir.path()).await.unwrap_err();
+        assert!(matches!(error, Error::Keys { unseen: false, .. }));
+        let error = error.to_string();
         assert!(
             error.contains("a.toml:9:7: error: ") && error.contains("key"),
             "{error}"
