@@ -115,7 +115,13 @@ mod tests {
             "{}",
             later.detail
         );
-        assert_eq!(journal(Path::new("/proc/nothing")).status, Status::Fail);
+        // Full to root; others may not write there in any case.
+        let expected = if geteuid().is_root() {
+            Status::Fail
+        } else {
+            Status::Warn
+        };
+        assert_eq!(journal(Path::new("/proc/nothing")).status, expected);
     }
 
     #[test]
