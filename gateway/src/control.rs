@@ -61,6 +61,10 @@ pub struct Status {
     pub bypass_attempts: u64,
     /// Sessions that are open now.
     pub open_sessions: u64,
+    /// Sessions that were opened since the start.
+    pub sessions_opened: u64,
+    /// Connections since the start that were refused a session, those of unknown agents included.
+    pub sessions_refused: u64,
     /// Statements since the start that were allowed.
     pub statements_allowed: u64,
     /// Statements since the start that were denied.
@@ -80,6 +84,9 @@ pub struct PolicyStatus {
     pub observed: bool,
     /// What is wrong with the files as they are now; the policy in force is then an older one.
     pub problem: Option<String>,
+    /// What rules in force say of agents, groups, datastores and columns that don't exist, each with
+    /// its place.
+    pub warnings: Vec<String>,
 }
 
 impl From<crate::policy_store::Status> for PolicyStatus {
@@ -97,6 +104,7 @@ impl From<crate::policy_store::Status> for PolicyStatus {
             rules,
             observed,
             problem,
+            warnings: Vec::new(),
         }
     }
 }
@@ -110,7 +118,8 @@ pub struct DatastoreStatus {
     pub endpoints: Vec<String>,
     /// How many relations the catalog has; `None` while there is no catalog.
     pub relations: Option<usize>,
-    /// Why its catalog couldn't be loaded, or a host's name not be resolved.
+    /// Why the last look at it failed: at a host's name, to log in, or to read the catalog. `None`
+    /// once it works again.
     pub problem: Option<String>,
 }
 

@@ -24,11 +24,14 @@ use zeroize::Zeroizing;
 const MAX_SECRET: usize = 16 * 1024;
 /// How long a credential command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where systemd keeps the daemon's credentials while it runs.
+const UNIT_CREDENTIALS: &str = "/run/credentials/weir.service";
 
 /// Where a secret comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A systemd credential (`LoadCredential=`), by its name in `$CREDENTIALS_DIRECTORY`.
+    /// A systemd credential (`LoadCredential=`), by its name in `$CREDENTIALS_DIRECTORY`. Without
+    /// that, as in root's shell, in the directory of the running unit.
     Systemd {
         /// The credential's name, without a slash.
         name: String,
@@ -191,10 +194,23 @@ async fn systemd(name: &str) -> Result<Secret, Error> {
     if name.is_empty() || name.contains('/') || name == "." || name == ".." {
         return Err(Error::Name(name.to_owned()));
     }
-    let dir = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| Error::NoCredentials {
+    let own = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let path = match own {
+        Some(dir) => Path::new(&dir).join(name),
+        None => of_unit(Path::new(UNIT_CREDENTIALS), name)?,
+    };
+    from_file(path, Permissions::Systemd).await
+}
+
+/// A credential of the unit, for whoever may see it, which is root.
+fn of_unit(dir: &Path, name: &str) -> Result<PathBuf, Error> {
+    let path = dir.join(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Error::NoCredentials {
         name: name.to_owned(),
-    })?;
-    from_file(Path::new(&dir).join(name), Permissions::Systemd).await
+    })
 }
 
 async fn from_file(path: PathBuf, permissions: Permissions) -> Result<Secret, Error> {
@@ -465,6 +481,17 @@ mod tests {
                 matches!(block_on(source.fetch()), Err(Error::Name(_))),
                 "{name:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_running_units_credential_is_found_and_another_one_is_not_to_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = secret_file(dir.path(), b"s3cret", 0o440);
+        assert_eq!(of_unit(dir.path(), "secret").unwrap(), path);
+        for (dir, name) in [(dir.path(), "other"), (Path::new("/nonexistent"), "secret")] {
+            let error = of_unit(dir, name).unwrap_err();
+            assert!(matches!(error, Error::NoCredentials { .. }), "{error}");
         }
     }
 

@@ -15,6 +15,7 @@ mod bypass;
 mod datastores;
 mod egress;
 mod manager;
+mod review;
 mod status;
 
 use std::collections::HashMap;
@@ -43,6 +44,7 @@ use crate::tls::Authority;
 use bypass::Bypasses;
 use datastores::Datastores;
 use egress::Egress;
+use review::Review;
 
 /// How long sessions may go on after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -79,6 +81,7 @@ struct Running {
     config: Config,
     started: Instant,
     policy: policy_store::Handle,
+    review: Arc<Review>,
     catalogs: Catalogs,
     directory: Directory,
     workers: Workers,
@@ -143,9 +146,13 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         policies.handle(),
         detections.count(),
     );
+    let catalogs = environment.catalogs.clone();
+    let review = Arc::new(Review::new(&config, policies.subscribe(), catalogs));
+    tokio::spawn(Arc::clone(&review).run());
     let running = Arc::new(Running {
         started: Instant::now(),
         policy: policies.handle(),
+        review,
         catalogs: environment.catalogs,
         directory: environment.directory,
         workers,

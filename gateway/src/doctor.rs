@@ -11,10 +11,10 @@ use crate::capture::{self, Capture};
 use crate::causes::chain;
 use crate::config::{self, Config};
 use crate::control;
-use crate::policy_store::PolicyStore;
-use crate::tls::{Authority, CERTIFICATE_FILE};
 
 mod datastore;
+mod files;
+mod policy;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -89,12 +89,18 @@ pub async fn examine(file: &Path) -> Vec<Check> {
         .map_or_else(default_capture, |c| c.capture.clone());
     checks.extend(Capture::probe(&capture).into_iter().map(kernel));
     let Some(config) = config else { return checks };
-    checks.push(policy(&config.paths.policies).await);
-    checks.push(journal(&config.paths.journal()));
-    checks.push(authority(&config.paths.ca()));
+    let (check, policy) = policy::examine(&config.paths.policies).await;
+    checks.push(check);
+    checks.push(files::journal(&config.paths.journal()));
+    checks.push(files::run_dir(&config.paths.run_dir));
+    checks.push(files::authority(&config.paths.ca()));
+    let mut snapshots = Vec::new();
     for datastore in &config.datastores {
-        checks.extend(datastore::examine(datastore).await);
+        let (found, catalogs) = datastore::examine(datastore).await;
+        checks.extend(found);
+        snapshots.extend(catalogs);
     }
+    checks.extend(policy.map_or_else(Vec::new, |p| policy::review(&p, &config, &snapshots)));
     checks.extend(slice(
         &config.capture.slice,
         Path::new("/run/systemd/system"),
@@ -130,63 +136,6 @@ fn kernel(check: capture::Check) -> Check {
         Err(capture::Problem { what, fix, fatal }) => {
             let status = if fatal { Status::Fail } else { Status::Warn };
             Check::bad(status, check.name, what, fix)
-        }
-    }
-}
-
-async fn policy(dir: &Path) -> Check {
-    match PolicyStore::open(dir).await {
-        Ok(store) => {
-            let status = store.handle().status();
-            let found = format!("{} rules in {}", status.rules, dir.display());
-            if status.observed {
-                let fix = "remove mode = \"observe\" where the rules should count";
-                return Check::warn("policy", format!("{found}, only observed"), fix);
-            }
-            Check::ok("policy", found)
-        }
-        Err(e) => Check::fail(
-            "policy",
-            chain(&e),
-            format!("weir policy check {}", dir.display()),
-        ),
-    }
-}
-
-/// The directory may not be there before the first start: then its nearest parent is looked at.
-fn journal(dir: &Path) -> Check {
-    let there = nearest(dir);
-    match crate::record::check_writable(&there) {
-        Ok(()) if there == dir => Check::ok("journal", format!("{} can be written", dir.display())),
-        Ok(()) => Check::ok("journal", format!("{} will be made", dir.display())),
-        Err(e) => {
-            let fix = "free some space, give the daemon the directory, or set state_dir in [paths]";
-            Check::fail("journal", chain(&e), fix)
-        }
-    }
-}
-
-fn nearest(dir: &Path) -> PathBuf {
-    dir.ancestors()
-        .find(|d| d.is_dir())
-        .unwrap_or(Path::new("/"))
-        .to_owned()
-}
-
-fn authority(dir: &Path) -> Check {
-    if !dir.exists() {
-        let found = format!("none yet; the daemon makes one in {}", dir.display());
-        return Check::ok("certificate authority", found);
-    }
-    match Authority::open(dir) {
-        Ok(_) => {
-            let file = dir.join(CERTIFICATE_FILE);
-            Check::ok("certificate authority", file.display().to_string())
-        }
-        Err(e) => {
-            let fix = "restore the directory from a backup, or remove it to have a new authority \
-                       made (agents that verify then need the new ca.pem)";
-            Check::fail("certificate authority", chain(&e), fix)
         }
     }
 }
@@ -303,33 +252,6 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_looked_at_where_it_is_or_will_be() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(journal(dir.path()).status, Status::Ok);
-        let later = journal(&dir.path().join("a/b"));
-        assert_eq!(later.status, Status::Ok);
-        assert!(
-            later.detail.ends_with("a/b will be made"),
-            "{}",
-            later.detail
-        );
-        assert_eq!(journal(Path::new("/proc/nothing")).status, Status::Fail);
-    }
-
-    #[test]
-    fn an_authority_is_fine_before_the_first_start_and_not_when_damaged() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = dir.path().join("ca");
-        assert_eq!(authority(&ca).status, Status::Ok);
-        Authority::open_or_create(&ca).unwrap();
-        assert_eq!(authority(&ca).status, Status::Ok);
-        std::fs::write(ca.join(CERTIFICATE_FILE), "x").unwrap();
-        let check = authority(&ca);
-        assert_eq!(check.status, Status::Fail);
-        assert!(check.fix.is_some());
-    }
-
-    #[test]
     fn a_slice_that_systemd_has_elsewhere_is_told() {
         let systemd = tempfile::tempdir().unwrap();
         let told = |path: &str| slice(Path::new(path), systemd.path()).map(|c| c.fix.unwrap());
@@ -347,13 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_checked_and_a_missing_daemon_is_a_warning() {
+    fn a_missing_daemon_is_a_warning() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            block_on(policy(dir.path())).status,
-            Status::Fail,
-            "no files"
-        );
         let check = block_on(daemon(&dir.path().join("weir.sock")));
         assert_eq!(check.status, Status::Warn);
     }

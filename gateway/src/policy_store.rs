@@ -9,12 +9,15 @@
 //! [`Handle::reload`], not each second.
 
 use std::{
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use nix::fcntl::OFlag;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::{
@@ -28,6 +31,8 @@ use crate::{
     mask::Key,
     policy::{self, Diagnostic, KeySource, Mode, Policy, Source},
 };
+
+pub mod review;
 
 const POLL: Duration = Duration::from_secs(1);
 /// Far above any policy written by people; below what hurts to read each second.
@@ -44,6 +49,12 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Opening or reading it could wait without end.
+    #[error("{} is no regular file", path.display())]
+    NotRegular {
+        /// Which.
+        path: PathBuf,
     },
     /// A file is larger than any policy.
     #[error("{} is larger than {MAX_FILE} bytes", path.display())]
@@ -62,6 +73,14 @@ pub enum Error {
     Invalid {
         /// All of them.
         diagnostics: Vec<Diagnostic>,
+    },
+    /// The files are fine; keys that they ask for can't be had.
+    #[error("{}", lines(diagnostics))]
+    Keys {
+        /// All of them, where they are asked for.
+        diagnostics: Vec<Diagnostic>,
+        /// Whether that is because they are credentials of the daemon's unit, and this isn't it.
+        unseen: bool,
     },
 }
 
@@ -196,7 +215,7 @@ impl PolicyStore {
         };
         match outcome {
             Ok(policy) => self.take(policy),
-            Err(error) => self.keep(&error),
+            Err(error) => self.keep(&error, asked),
         }
     }
 
@@ -217,15 +236,18 @@ impl PolicyStore {
         self.active.send_replace(Arc::new(active));
     }
 
-    fn keep(&self, error: &Error) {
+    fn keep(&self, error: &Error, asked: bool) {
         let problem = chain(error);
         let mut status = self.handle.status();
-        // An unreadable directory stays so for many looks: it is told once.
-        if status.problem.as_ref() != Some(&problem) {
+        // An unreadable directory stays so for many looks: it is told once, and to whoever asks.
+        let known = status.problem.as_ref() == Some(&problem);
+        if asked || !known {
             tracing::error!(
                 problem,
                 "policy files are not valid; the last valid policy stays in force"
             );
+        }
+        if !known {
             status.problem = Some(problem);
             self.set(status);
         }
@@ -296,12 +318,29 @@ fn read_file(path: &Path) -> Result<Source, Error> {
         path: path.to_owned(),
         source,
     };
-    if fs::metadata(path).map_err(at)?.len() > MAX_FILE {
+    // Opening a FIFO would wait for its other end. What is asked of is the file that is read.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(at)?;
+    if !file.metadata().map_err(at)?.is_file() {
+        return Err(Error::NotRegular {
+            path: path.to_owned(),
+        });
+    }
+    let mut bytes = Vec::new();
+    let length = file
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(at)?;
+    if length as u64 > MAX_FILE {
         return Err(Error::TooLarge {
             path: path.to_owned(),
         });
     }
-    let text = fs::read_to_string(path).map_err(at)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| at(io::Error::new(io::ErrorKind::InvalidData, error)))?;
     Ok(Source {
         name: path.display().to_string(),
         text,
@@ -341,19 +380,34 @@ async fn load(files: &[Source]) -> Result<Policy, Error> {
         keys.push((source, key));
     }
     let find = |source: &KeySource| match keys.iter().find(|(of, _)| of == source) {
-        Some((_, key)) => key.clone(),
+        Some((_, Ok(key))) => Ok(key.clone()),
+        Some((_, Err(error))) => Err(chain(error)),
         None => Err("the key was not asked for".to_owned()),
     };
-    policy::parse_with(files, &find).map_err(|diagnostics| Error::Invalid { diagnostics })
+    policy::parse_with(files, &find).map_err(|diagnostics| {
+        let missing: Vec<_> = keys
+            .iter()
+            .filter_map(|(_, key)| key.as_ref().err())
+            .collect();
+        // A key that is there and no good is a mistake to correct.
+        let unseen = missing.len() == diagnostics.len()
+            && missing
+                .iter()
+                .all(|e| matches!(e, credential::Error::NoCredentials { .. }));
+        Error::Keys {
+            diagnostics,
+            unseen,
+        }
+    })
 }
 
-async fn fetch(source: &KeySource) -> Result<Key, String> {
+async fn fetch(source: &KeySource) -> Result<Key, credential::Error> {
     let source = match source.clone() {
         KeySource::File(path) => credential::Source::File { path },
         KeySource::Env(variable) => credential::Source::Env { variable },
         KeySource::Credential(name) => credential::Source::Systemd { name },
     };
-    let secret = source.fetch().await.map_err(|error| chain(&error))?;
+    let secret = source.fetch().await?;
     Ok(Key::new(secret.expose().to_vec()))
 }
 
@@ -455,6 +509,68 @@ mod tests {
         assert_eq!(handle.status().problem, None);
     }
 
+    /// What is logged on this thread.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn files_that_stay_wrong_are_logged_once_and_again_to_whoever_asks() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "a.toml", GOOD);
+        let mut store = PolicyStore::open(dir.path()).await.unwrap();
+        write(dir.path(), "a.toml", "version = ");
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let told = || {
+            let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            text.matches("are not valid").count()
+        };
+        store.look(false).await;
+        store.look(false).await;
+        assert_eq!(told(), 1);
+        store.look(true).await;
+        assert_eq!(told(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_an_error_that_names_it_and_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "a.toml", GOOD);
+        let fifo = dir.path().join("b.toml");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let opened = tokio::time::timeout(Duration::from_secs(10), PolicyStore::open(dir.path()));
+        let error = opened.await.unwrap().unwrap_err();
+        assert!(
+            error.to_string().contains("b.toml is no regular file"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_beyond_all_measure_is_refused_and_one_that_is_no_text_is_unreadable() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.toml");
+        fs::write(&file, vec![b'#'; MAX_FILE as usize + 1]).unwrap();
+        assert!(matches!(read_file(&file), Err(Error::TooLarge { .. })));
+        fs::write(&file, [0xff]).unwrap();
+        assert!(matches!(read_file(&file), Err(Error::Read { .. })));
+    }
+
     #[tokio::test]
     async fn a_running_store_looks_each_second_and_when_asked() {
         let dir = tempfile::tempdir().unwrap();
@@ -479,7 +595,9 @@ mod tests {
             key.display()
         );
         write(dir.path(), "a.toml", &mask);
-        let error = PolicyStore::open(dir.path()).await.unwrap_err().to_string();
+        let error = PolicyStore::open(dir.path()).await.unwrap_err();
+        assert!(matches!(error, Error::Keys { unseen: false, .. }));
+        let error = error.to_string();
         assert!(
             error.contains("a.toml:9:7: error: ") && error.contains("key"),
             "{error}"

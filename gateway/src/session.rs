@@ -252,6 +252,11 @@ async fn prepare(greeted: &Greeted, environment: &Environment) -> Result<Prepare
             .catalogs
             .of(&datastore.name, &datastore.target, at),
     );
+    let outcome = connected.as_ref().map(|_| ());
+    let told = (wanted.database.as_str(), outcome);
+    environment
+        .catalogs
+        .logged_in(&datastore.name, &datastore.target, told);
     let connected = connected.map_err(|error| {
         tracing::error!(
             datastore = &*datastore.name,

@@ -9,8 +9,8 @@ use crate::doctor::{Check, Status, examine};
 use crate::record::show::{escape, escape_json, escape_lines};
 
 const HELP: &str = "\
-Looks at the kernel, the configuration, the policy, the journal and the certificate authority, and
-logs in to each datastore. It changes nothing and can run beside the daemon. Exit code 1 if
+Looks at the kernel, the configuration, the policy, the journal and the certificate authority, logs
+in to each datastore and reads its catalogs. It changes nothing and can run beside the daemon. Exit code 1 if
 anything fails; warnings alone are 0.
 
 Examples:

@@ -58,8 +58,13 @@ fn show(status: &Status, coloured: bool, out: &mut impl Write) -> io::Result<()>
         escape(&sha)
     )?;
     if let Some(problem) = &policy.problem {
-        let problem = format!("the files are wrong, an older policy is in force: {problem}");
-        problem_line(&problem, coloured, out)?;
+        // Of several mistakes each has a line of its own.
+        let gap = if problem.contains('\n') { '\n' } else { ' ' };
+        let problem = format!("the files are wrong, an older policy is in force:{gap}{problem}");
+        problem_lines(&problem, coloured, out)?;
+    }
+    for warning in &policy.warnings {
+        problem_line(warning, coloured, out)?;
     }
     for datastore in &status.datastores {
         show_datastore(datastore, coloured, out)?;
@@ -88,7 +93,12 @@ fn show(status: &Status, coloured: bool, out: &mut impl Write) -> io::Result<()>
     if status.bypass_attempts > 0 {
         writeln!(out, "bypasses     {} attempted", status.bypass_attempts)?;
     }
-    writeln!(out, "sessions     {} open", status.open_sessions)?;
+    let (open, opened) = (status.open_sessions, status.sessions_opened);
+    let refused = status.sessions_refused;
+    writeln!(
+        out,
+        "sessions     {open} open, {opened} since the start, {refused} refused"
+    )?;
     let (allowed, denied) = (status.statements_allowed, status.statements_denied);
     writeln!(out, "statements   {allowed} allowed, {denied} denied")
 }
@@ -112,6 +122,13 @@ fn show_datastore(
         Some(problem) => problem_line(problem, coloured, out),
         None => Ok(()),
     }
+}
+
+/// As [`problem_line`], with what follows the first line below it.
+fn problem_lines(problem: &str, coloured: bool, out: &mut impl Write) -> io::Result<()> {
+    let mut lines = problem.split('\n');
+    problem_line(lines.next().unwrap_or_default(), coloured, out)?;
+    lines.try_for_each(|line| writeln!(out, "                 {}", escape(line)))
 }
 
 fn problem_line(problem: &str, coloured: bool, out: &mut impl Write) -> io::Result<()> {
@@ -147,6 +164,7 @@ mod tests {
                 sha256: "0123456789abcdef".into(),
                 rules: 3,
                 problem: Some("p.toml:1:1: error".into()),
+                warnings: vec!["p.toml:2: rule \"r\"\x1b".into()],
                 ..PolicyStatus::default()
             },
             datastores: vec![DatastoreStatus {
@@ -170,6 +188,8 @@ mod tests {
             }],
             bypass_attempts: 3,
             open_sessions: 4,
+            sessions_opened: 9,
+            sessions_refused: 2,
             statements_allowed: 5,
             statements_denied: 6,
         };
@@ -181,6 +201,7 @@ mod tests {
 weir 0.1.0 running for 1 h 2 min, process 7
 policy       3 rules, 0123456789ab
              ! the files are wrong, an older policy is in force: p.toml:1:1: error
+             ! p.toml:2: rule \"r\"\\x1b
 datastore    appdb at 10.0.3.7:5432: catalog not loaded
              ! connecting failed\\x1b[2J
 agents       coder
@@ -189,9 +210,31 @@ namespaces   1, 2 listeners
 gap          lsm: it isn't on
              ! a way is open
 bypasses     3 attempted
-sessions     4 open
+sessions     4 open, 9 since the start, 2 refused
 statements   5 allowed, 6 denied
 "
+        );
+    }
+
+    #[test]
+    fn each_mistake_of_a_policy_has_its_line_and_controls_nothing() {
+        let status = Status {
+            policy: PolicyStatus {
+                problem: Some("p.toml:1:1: error\np.toml:2:1: \x1b[2J\terror\r".into()),
+                ..PolicyStatus::default()
+            },
+            ..Status::default()
+        };
+        let mut out = Vec::new();
+        show(&status, false, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains(
+                "             ! the files are wrong, an older policy is in force:\n\
+                 \u{20}                p.toml:1:1: error\n\
+                 \u{20}                p.toml:2:1: \\x1b[2J\\terror\\r\n"
+            ),
+            "{text}"
         );
     }
 

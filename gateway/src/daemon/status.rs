@@ -4,7 +4,9 @@ use std::sync::{Arc, PoisonError};
 
 use super::Running;
 use crate::capture::{Coverage, Gap};
-use crate::control::{DatastoreStatus, GapStatus, Handle, NamespaceStatus, OpenSession, Status};
+use crate::control::{
+    DatastoreStatus, GapStatus, Handle, NamespaceStatus, OpenSession, PolicyStatus, Status,
+};
 
 /// The way in for the control socket.
 pub(super) fn handle(running: &Arc<Running>) -> Handle {
@@ -41,7 +43,10 @@ impl Running {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            policy: self.policy.status().into(),
+            policy: PolicyStatus {
+                warnings: self.review.warnings(),
+                ..self.policy.status().into()
+            },
             datastores: self.datastore_status(),
             agents: self
                 .config
@@ -53,6 +58,8 @@ impl Running {
             gaps: self.gaps.iter().map(gap).collect(),
             bypass_attempts: self.bypasses.count(),
             open_sessions: counts.open,
+            sessions_opened: counts.sessions,
+            sessions_refused: counts.refused,
             statements_allowed: counts.allowed,
             statements_denied: counts.denied,
         }
@@ -68,9 +75,18 @@ impl Running {
                 name: settings.name.to_string(),
                 endpoints: of(&settings.name).map(ToString::to_string).collect(),
                 relations: self.catalogs.relations(&settings.name),
-                problem: self.datastores.problem(&settings.name),
+                problem: self.problem(&settings.name),
             })
             .collect()
+    }
+
+    fn problem(&self, datastore: &str) -> Option<String> {
+        let names = self.datastores.problem(datastore);
+        let upstream = self.catalogs.problem(datastore);
+        names
+            .into_iter()
+            .chain(upstream)
+            .reduce(|a, b| a + "; " + &b)
     }
 
     fn namespace_status(&self) -> Vec<NamespaceStatus> {

@@ -71,3 +71,25 @@ impl Drop for OpenGuard<'_> {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_opened_and_refused_adds_up_over_the_threads() {
+        let (one, other) = (Tally::default(), Tally::default());
+        let open = one.open();
+        drop(other.open());
+        one.refused();
+        other.refused();
+        let expected = Counts {
+            open: 1,
+            sessions: 2,
+            refused: 2,
+            ..Counts::default()
+        };
+        assert_eq!(Tally::sum([&one, &other]), expected);
+        drop(open);
+    }
+}
