@@ -88,7 +88,7 @@ impl Judging {
         let policy = Arc::clone(&active.borrow());
         let snapshot = Arc::clone(&catalog.borrow());
         let rules = Rc::new(policy.policy.for_subject(&who.subject()));
-        let masks = Rc::new(resolve(&who, &rules, &snapshot));
+        let masks = Rc::new(resolve(&rules, &snapshot));
         let generation = generation(&policy, &snapshot);
         let search_path = path_is_default.then(|| snapshot.search_path().to_vec());
         Self {
@@ -119,7 +119,7 @@ impl Judging {
         self.policy = Arc::clone(&self.active.borrow_and_update());
         self.snapshot = Arc::clone(&self.catalog.borrow_and_update());
         self.rules = Rc::new(self.policy.policy.for_subject(&self.who.subject()));
-        self.masks = Rc::new(resolve(&self.who, &self.rules, &self.snapshot));
+        self.masks = Rc::new(resolve(&self.rules, &self.snapshot));
         if let Some(path) = &mut self.search_path {
             // A schema of the path may have come into being, the role's own one for instance.
             *path = self.snapshot.search_path().to_vec();
@@ -449,12 +449,9 @@ fn generation(policy: &Active, catalog: &Catalog) -> Generation {
     }
 }
 
-fn resolve(who: &Who, rules: &SubjectPolicy, catalog: &Catalog) -> MaskSet {
-    let (masks, unresolved) = mask::resolve(rules.mask_requests(), catalog);
-    for column in unresolved {
-        tracing::warn!(agent = &*who.agent, datastore = &*who.datastore, "{column}");
-    }
-    masks
+/// What a mask can't be resolved to is told once for all sessions, see `policy_store::review`.
+fn resolve(rules: &SubjectPolicy, catalog: &Catalog) -> MaskSet {
+    mask::resolve(rules.mask_requests(), catalog).0
 }
 
 /// Whether a message came out of a function or a trigger. What COPY adds by itself, a line, is where
