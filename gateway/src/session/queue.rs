@@ -106,6 +106,8 @@ pub(super) struct Queue {
     writes: bool,
     /// Something that was entered since the server last owed nothing may exceed a limit.
     limited: bool,
+    /// Something that was entered since then is a COPY from the client.
+    copies: bool,
     statements: BTreeMap<Box<[u8]>, Rc<Prepared>>,
     /// Bytes of the texts of `statements`.
     texts: usize,
@@ -118,6 +120,14 @@ fn is_limited(owed: &Owed) -> bool {
     match owed {
         Owed::Execute(portal) => portal.run.borrow().limited,
         Owed::Query(batch) => batch.runs.iter().any(|run| run.limited),
+        _ => false,
+    }
+}
+
+fn copies_in(owed: &Owed) -> bool {
+    match owed {
+        Owed::Execute(portal) => portal.run.borrow().side_effects.copies_in,
+        Owed::Query(batch) => batch.runs.iter().any(|run| run.side_effects.copies_in),
         _ => false,
     }
 }
@@ -152,6 +162,7 @@ impl Queue {
         let writes = matches!(&owed, Owed::Execute(portal) if portal.run.borrow().writes);
         self.writes = !ends_segment && (self.writes || writes);
         self.limited |= is_limited(&owed);
+        self.copies |= copies_in(&owed);
         self.entries.push_back(Entry {
             segment: self.segment,
             unsynced,
@@ -213,11 +224,7 @@ impl Queue {
 
     /// Whether a COPY is owed that reads data from the client.
     pub(super) fn owes_copy_in(&self) -> bool {
-        self.entries.iter().any(|e| match &e.owed {
-            Owed::Execute(portal) => portal.run.borrow().side_effects.copies_in,
-            Owed::Query(batch) => batch.runs.iter().any(|r| r.side_effects.copies_in),
-            _ => false,
-        })
+        self.copies && self.entries.iter().any(|e| copies_in(&e.owed))
     }
 
     /// Whether anything is owed from before the last Sync or simple query.
@@ -251,6 +258,7 @@ impl Queue {
     pub(super) fn settle(&mut self) -> Option<Owed> {
         let entry = self.entries.pop_front()?;
         self.limited &= !self.entries.is_empty();
+        self.copies &= !self.entries.is_empty();
         match &entry.owed {
             Owed::Parse { name, prepared, .. } => {
                 self.texts += prepared.text_length();
