@@ -23,6 +23,7 @@ mod buffer;
 mod catalogs;
 mod directory;
 mod judging;
+mod leave;
 mod link;
 mod options;
 mod queue;
@@ -393,7 +394,6 @@ impl Session {
 
 /// Says goodbye on both sides and closes the journal.
 async fn end(left: relay::Left<Client, upstream::Stream>, key: &directory::Key) {
-    use responses::Cancel as _;
     let relay::Left {
         end,
         client,
@@ -403,10 +403,10 @@ async fn end(left: relay::Left<Client, upstream::Stream>, key: &directory::Key) 
         torn,
     } = left;
     if busy {
-        // Nothing runs on for a client that has left.
-        key.cancel().await;
+        leave::cancelled(&mut upstream, key).await;
+    } else {
+        let _ = upstream.shutdown().await;
     }
-    let _ = upstream.shutdown().await;
     let reason = match &end {
         Ok(End::ClientQuit) => CloseReason::ClientQuit,
         Ok(End::ClientLost) | Err(Error::ClientIo(_)) => CloseReason::ClientLost,
