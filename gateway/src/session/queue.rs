@@ -227,6 +227,12 @@ impl Queue {
         self.copies && self.entries.iter().any(|e| copies_in(&e.owed))
     }
 
+    /// Whether the server has something to run behind what it answers now.
+    pub(super) fn runs_more(&self) -> bool {
+        let runs = |owed: &Owed| matches!(owed, Owed::Execute(_) | Owed::Query(_));
+        self.entries.iter().skip(1).any(|e| runs(&e.owed))
+    }
+
     /// Whether anything is owed from before the last Sync or simple query.
     pub(super) fn has_earlier_segments(&self) -> bool {
         self.entries

@@ -171,8 +171,10 @@ where
 
     fn wants_cancel(&mut self) -> bool {
         let mut queue = self.link.queue.borrow_mut();
+        // The server may be at the next one when it hears of it.
+        let alone = !queue.runs_more();
         with_run(&mut queue, |run| {
-            let wants = run.over_limit && run.dropped > CANCEL_AFTER;
+            let wants = run.over_limit && run.dropped > CANCEL_AFTER && alone;
             if wants {
                 run.dropped = 0;
             }

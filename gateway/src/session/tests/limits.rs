@@ -231,6 +231,31 @@ async fn a_copy_behind_an_exceeded_limit_is_ended_for_the_client() {
 }
 
 #[tokio::test]
+async fn what_exceeds_a_limit_by_far_is_cancelled_unless_something_runs_behind_it() {
+    for (behind, cancels) in [(vec![], 1), (query("SELECT 1"), 0)] {
+        on_stage(|mut s| async move {
+            let texts = [query("SELECT id FROM limited"), behind].concat();
+            s.client_says(&texts).await;
+            s.server_gets(&texts).await;
+            let described = description(&[("id", 20003, 1)]);
+            let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+            s.server_says(&[described, rows].concat()).await;
+            for expected in [b'T', b'D', b'D', b'E'] {
+                assert_eq!(s.client_frame().await.0, expected);
+            }
+            for _ in 0..20 {
+                s.server_says(&row(&["x".repeat(100_000).as_str()])).await;
+            }
+            s.server_says(&[complete("SELECT 20"), ready(b'I')].concat())
+                .await;
+            s.client_gets(&ready(b'I')).await;
+            assert_eq!(s.cancels.get(), cancels);
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn behind_an_exceeded_limit_no_rows_come_of_what_was_sent_with_it() {
     on_stage(|mut s| async move {
         let run = |text| [parse("", text), bind("", ""), execute("")].concat();

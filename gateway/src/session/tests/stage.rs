@@ -1,5 +1,7 @@
 //! A session under way, whose client and server the tests play; and the messages that they say.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,16 +110,21 @@ pub(super) fn catalog() -> Catalog {
     })
 }
 
-struct NoCancel;
+/// Counts what is cancelled.
+struct Counted(Rc<Cell<usize>>);
 
-impl Cancel for NoCancel {
-    async fn cancel(&self) {}
+impl Cancel for Counted {
+    async fn cancel(&self) {
+        self.0.set(self.0.get() + 1);
+    }
 }
 
 /// A session under way, seen from both ends.
 pub(super) struct Stage {
     pub(super) client: DuplexStream,
     pub(super) server: DuplexStream,
+    /// How often the server was asked to cancel.
+    pub(super) cancels: Rc<Cell<usize>>,
     pub(super) policy: watch::Sender<Arc<Active>>,
     pub(super) drain: watch::Sender<bool>,
     pub(super) journal: std::path::PathBuf,
@@ -192,12 +199,15 @@ impl Stage {
             results: Results::Full,
             tally: Arc::new(Tally::default()),
         };
+        let cancels = Rc::default();
+        let cancel = Counted(Rc::clone(&cancels));
         let relay =
-            tokio::task::spawn_local(async move { relay::run(parts, &NoCancel, draining).await });
+            tokio::task::spawn_local(async move { relay::run(parts, &cancel, draining).await });
         let journal = open.id.path_in(&dir.path().join("journal"));
         Self {
             client,
             server,
+            cancels,
             policy,
             drain,
             journal,
