@@ -121,8 +121,9 @@ pub(super) struct Link<C, U> {
     pub(super) refuse_copy: Cell<bool>,
     /// Bytes for the client are on their way: it may have got a part of a message.
     pub(super) answering: Cell<bool>,
-    /// The server's transaction has to be made to fail before the client is told its status.
-    pub(super) fail_transaction: Cell<bool>,
+    /// The server's transaction has to be made to fail; whether the client has been told its status
+    /// already. It stands in the queue from when it is sent, not before: nothing overtakes it there.
+    pub(super) fail_transaction: Cell<Option<bool>>,
     /// The segment in which a limit was last exceeded.
     pub(super) exceeded: Cell<Option<u64>>,
     pub(super) tally: Arc<Tally>,
@@ -194,7 +195,8 @@ where
 
     /// Whether the server half has something for the client half to do.
     pub(super) fn asks(&self) -> bool {
-        self.fail_transaction.get() || self.refuse_copy.get() || self.owed_syncs.get() > 0
+        let fails = self.fail_transaction.get().is_some() && !self.queue.borrow().owes_copy_in();
+        fails || self.refuse_copy.get() || self.owed_syncs.get() > 0
     }
 
     /// Has the server half look at the queue again.
@@ -208,7 +210,7 @@ where
 
     /// Whether a COPY is owed whose data the client has not ended yet.
     pub(super) fn owes_copy_data(&self) -> bool {
-        !self.copy_ended.get() && self.queue.borrow().owes_copy_in()
+        self.queue.borrow().copies_owed() > usize::from(self.copy_ended.get())
     }
 
     /// What the server answers now is done: if it was a COPY, with it the data that it read.
@@ -224,7 +226,9 @@ where
 
     /// Whether nothing is under way: the session can be ended without cutting anything.
     pub(super) fn at_rest(&self) -> bool {
-        self.status.get() == TxStatus::Idle && self.queue.borrow().is_at_rest()
+        self.status.get() == TxStatus::Idle
+            && self.fail_transaction.get().is_none()
+            && self.queue.borrow().is_at_rest()
     }
 
     /// Records how a run ended.

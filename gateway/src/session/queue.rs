@@ -102,6 +102,8 @@ pub(super) struct Queue {
     /// Something of the extended protocol was entered since the last Sync or simple query: its
     /// effects are neither committed nor rolled back, even once all of it is answered.
     unsynced: bool,
+    /// Something in the segment is bound or run.
+    binds: bool,
     /// Something in the segment writes.
     writes: bool,
     /// Something that was entered since the server last owed nothing may exceed a limit.
@@ -124,11 +126,15 @@ fn is_limited(owed: &Owed) -> bool {
     }
 }
 
-fn copies_in(owed: &Owed) -> bool {
+/// How many COPYs read data from the client.
+fn copies_in(owed: &Owed) -> usize {
     match owed {
-        Owed::Execute(portal) => portal.run.borrow().side_effects.copies_in,
-        Owed::Query(batch) => batch.runs.iter().any(|run| run.side_effects.copies_in),
-        _ => false,
+        Owed::Execute(portal) => portal.run.borrow().side_effects.copies_in.into(),
+        Owed::Query(batch) => {
+            let runs = batch.runs.iter();
+            runs.filter(|run| run.side_effects.copies_in).count()
+        }
+        _ => 0,
     }
 }
 
@@ -159,10 +165,12 @@ impl Queue {
             Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }
         );
         self.unsynced = !ends_segment && (self.unsynced || !matches!(owed, Owed::Own(_)));
+        let binds = matches!(owed, Owed::Bind { .. } | Owed::Execute(_));
+        self.binds = !ends_segment && (self.binds || binds);
         let writes = matches!(&owed, Owed::Execute(portal) if portal.run.borrow().writes);
         self.writes = !ends_segment && (self.writes || writes);
         self.limited |= is_limited(&owed);
-        self.copies |= copies_in(&owed);
+        self.copies |= copies_in(&owed) > 0;
         self.entries.push_back(Entry {
             segment: self.segment,
             unsynced,
@@ -191,6 +199,11 @@ impl Queue {
     /// The segment of what is owed next.
     pub(super) fn front_segment(&self) -> Option<u64> {
         self.entries.front().map(|e| e.segment)
+    }
+
+    /// Whether a Sync now would end something: what is bound, or has run.
+    pub(super) fn binds(&self) -> bool {
+        self.binds
     }
 
     /// Whether anything in the segment writes.
@@ -224,7 +237,15 @@ impl Queue {
 
     /// Whether a COPY is owed that reads data from the client.
     pub(super) fn owes_copy_in(&self) -> bool {
-        self.copies && self.entries.iter().any(|e| copies_in(&e.owed))
+        self.copies_owed() > 0
+    }
+
+    /// How many of them.
+    pub(super) fn copies_owed(&self) -> usize {
+        match self.copies {
+            true => self.entries.iter().map(|e| copies_in(&e.owed)).sum(),
+            false => 0,
+        }
     }
 
     /// Whether the server has something to run behind what it answers now.

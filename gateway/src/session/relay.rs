@@ -73,7 +73,7 @@ where
         owed_syncs: Cell::new(0),
         refuse_copy: Cell::new(false),
         answering: Cell::new(false),
-        fail_transaction: Cell::new(false),
+        fail_transaction: Cell::new(None),
         exceeded: Cell::new(None),
     };
     let end = tokio::select! {

@@ -10,11 +10,11 @@
 
 mod copy;
 mod extended;
+mod waiting;
 
-use std::io;
 use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
@@ -30,10 +30,6 @@ use crate::policy::{Decision, Deny};
 use crate::record::{self, Entry, Via};
 use crate::sql::{self, Analysis};
 use crate::wire::{self, HEADER, Reply, Side, TxStatus, request};
-
-/// Bytes that are read while a request waits for the server; a client that leaves behind more of
-/// them is noticed once the server has answered.
-const AHEAD: usize = 64 << 10;
 
 /// Texts from this size on take milliseconds to analyse.
 const LONG_TEXT: usize = 64 << 10;
@@ -132,31 +128,6 @@ where
         }
     }
 
-    /// Does what the server's half has asked for: ends a COPY, makes the transaction fail. What was
-    /// entered in the queue before goes out before.
-    async fn do_as_asked(&mut self, source: &[u8]) -> Result<(), Error> {
-        if self.link.refuse_copy.take() {
-            self.send(source).await?;
-            let out = self.splice.insert(source);
-            out.extend_from_slice(&request::COPY_FAIL);
-            self.send(source).await?;
-        }
-        let owed_syncs = self.link.owed_syncs.take();
-        if owed_syncs > 0 {
-            for _ in 0..owed_syncs {
-                self.push(Owed::Sync(AskedBy::Client));
-                self.splice.insert(source).extend_from_slice(&request::SYNC);
-            }
-            self.send(source).await?;
-        }
-        if self.link.fail_transaction.take() {
-            self.send(source).await?;
-            request::query(self.splice.insert(source), &refused_text(None));
-            self.send(source).await?;
-        }
-        Ok(())
-    }
-
     /// Handles every whole frame of `source`. Returns the bytes used, and how the session ends.
     async fn turn(&mut self, source: &[u8]) -> Result<(usize, Option<End>), Error> {
         let mut at = 0;
@@ -200,9 +171,7 @@ where
     }
 
     async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
-        if self.link.asks() {
-            self.do_as_asked(seen.source).await?;
-        }
+        self.heed(&seen).await?;
         // A request that the server takes for a part of COPY's data is answered by nothing.
         if !copy::may_come_behind(seen.tag) && self.reads_copy(&seen).await? {
             return Err(Error::ClientSequence(
@@ -231,7 +200,7 @@ where
             b'H' => self.keep(&seen),
             b'd' => self.copy_data(&seen).await?,
             b'c' | b'f' => self.copy_end(&seen).await?,
-            b'F' => self.function_call(&seen).await,
+            b'F' => self.function_call(&seen).await?,
             _ => return Err(Error::ClientSequence("a password that was not asked for")),
         }
         Ok(ControlFlow::Continue(()))
@@ -306,9 +275,13 @@ where
     }
 
     /// Judges a text and makes the journal know it.
-    async fn judge(&mut self, text: &str) -> Rc<Judged> {
+    async fn judge(&mut self, seen: &Seen<'_>, text: &str) -> Result<Rc<Judged>, Error> {
         let analysis = match text.len() {
-            LONG_TEXT.. => Some(analyse_apart(text).await),
+            LONG_TEXT.. => {
+                let analysis = analyse_apart(text).await;
+                self.heed(seen).await?;
+                Some(analysis)
+            }
             _ => None,
         };
         let mut judging = self.link.judging.borrow_mut();
@@ -322,7 +295,7 @@ where
                 sql: text.as_bytes(),
             });
         }
-        judged
+        Ok(judged)
     }
 
     /// A prepared statement's judgement under the policy and catalog that hold now.
@@ -344,7 +317,11 @@ where
         let text = wire::Query::decode(seen.body())
             .map_err(Error::Client)?
             .text;
-        let judged = self.judge(text).await;
+        let judged = self.judge(seen, text).await?;
+        self.separate(seen).await?;
+        if self.link.queue.borrow().is_discarding() {
+            return Ok(());
+        }
         if let Some(deny) = &judged.ruling.denied {
             self.deny_query(seen, &judged, deny).await;
             return Ok(());
@@ -355,7 +332,7 @@ where
             return Ok(());
         }
         if judged.ruling.sensitive && !judged.probed.get() {
-            if self.link.queue.borrow().is_unsynced() {
+            if looks_ahead(&judged) && self.link.queue.borrow().is_unsynced() {
                 let deny = Rc::new(query_before_sync());
                 self.deny_query(seen, &judged, &deny).await;
                 return Ok(());
@@ -418,17 +395,19 @@ where
         }
     }
 
-    async fn function_call(&mut self, seen: &Seen<'_>) {
+    async fn function_call(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let deny = Rc::new(Deny {
             rule: None,
             message: "FunctionCall messages are not allowed: they name functions by number".into(),
             hint: Some("call the function in a SELECT".into()),
             sqlstate: "42501",
         });
-        let text = "(FunctionCall)";
-        let judged = self.judge(text).await;
-        self.record_denied(&judged, &deny, Via::Simple);
-        self.refuse_query(seen, &deny).await;
+        let judged = self.judge(seen, "(FunctionCall)").await?;
+        self.separate(seen).await?;
+        if !self.link.queue.borrow().is_discarding() {
+            self.deny_query(seen, &judged, &deny).await;
+        }
+        Ok(())
     }
 
     /// Asks the server how a simple query's sensitive statements would answer, before they run.
@@ -439,7 +418,7 @@ where
             .iter()
             .zip(&judged.ruling.analysis.statements)
         {
-            if !verdict.sensitive || !statement.shape.returns_rows {
+            if !is_looked_at(verdict, statement) {
                 continue;
             }
             let Some(text) = judged.text.get(statement.span.clone()) else {
@@ -500,62 +479,6 @@ where
         }
     }
 
-    /// Forwards what there is and waits until the server owes nothing.
-    async fn settle(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        self.flush(seen);
-        self.wait_while(seen, |link| !link.queue.borrow().is_empty())
-            .await
-    }
-
-    /// Has the server answer what it owes: without a Sync it keeps its answers to itself.
-    fn flush(&mut self, seen: &Seen<'_>) {
-        if self.link.queue.borrow().is_unsynced() {
-            let flush = request::FLUSH;
-            self.splice.insert(seen.source).extend_from_slice(&flush);
-        }
-    }
-
-    async fn wait_while(
-        &mut self,
-        seen: &Seen<'_>,
-        condition: impl Fn(&Link<C, U>) -> bool,
-    ) -> Result<(), Error> {
-        self.send(seen.source).await?;
-        loop {
-            if self.link.asks() {
-                // It stands in the queue already: nothing may overtake it, and what is waited for
-                // may stand behind it.
-                self.do_as_asked(seen.source).await?;
-            } else if condition(self.link) {
-                self.answered(&condition).await?;
-            } else {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until the server half asks for something or `condition` has ended. Reads ahead
-    /// meanwhile: a client that leaves must not leave behind a statement that nothing ends.
-    async fn answered(&mut self, condition: &impl Fn(&Link<C, U>) -> bool) -> Result<(), Error> {
-        let (link, ahead) = (self.link, &mut self.ahead);
-        std::future::poll_fn(|cx| {
-            if link.asks() || !condition(link) {
-                return Poll::Ready(Ok(()));
-            }
-            let mut client = link.client.borrow_mut();
-            while ahead.bytes().len() < AHEAD {
-                match ready!(ahead.poll_fill(cx, &mut *client)) {
-                    Ok(1..) => {}
-                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
-            Poll::Pending
-        })
-        .await
-        .map_err(Error::ClientIo)
-    }
-
     fn record_allowed(
         &self,
         judged: &Judged,
@@ -607,6 +530,18 @@ where
         });
         self.link.tally.denied();
     }
+}
+
+/// Whether the server is asked for the columns of a simple query's statement before it runs.
+fn is_looked_at(verdict: &Verdict, statement: &sql::Statement) -> bool {
+    verdict.sensitive && statement.shape.returns_rows
+}
+
+/// Whether it is of any of them.
+fn looks_ahead(judged: &Judged) -> bool {
+    let verdicts = judged.ruling.verdicts.iter();
+    let mut both = verdicts.zip(&judged.ruling.analysis.statements);
+    both.any(|(verdict, statement)| is_looked_at(verdict, statement))
 }
 
 /// Analyses a text where it holds up no other session.

@@ -511,20 +511,9 @@ where
     /// Has the server's transaction fail. Returns whether the client is to be told its status
     /// before that: it is told after it, unless it has asked for more already.
     fn fail_transaction(&mut self) -> bool {
-        let mut queue = self.link.queue.borrow_mut();
-        if self.link.fail_transaction.replace(true) {
-            // Asked for by an earlier statement, not sent yet, and so the last in the queue: one
-            // does for both.
-            return match queue.front() {
-                Some(Owed::FailTransaction { told }) => {
-                    *told = false;
-                    false
-                }
-                _ => true,
-            };
-        }
-        let told = !queue.is_empty();
-        queue.push(Owed::FailTransaction { told });
+        let told = !self.link.queue.borrow().is_empty();
+        // If an earlier statement has asked for it already, one does for both.
+        self.link.fail_transaction.set(Some(told));
         told
     }
 
@@ -546,7 +535,9 @@ where
 
     fn copy_in(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let mut queue = self.link.queue.borrow_mut();
-        let statement = with_run(&mut queue, |run| run.statement)
+        let copies = |run: &mut Run| run.side_effects.copies_in.then_some(run.statement);
+        let statement = with_run(&mut queue, copies)
+            .flatten()
             .ok_or(Error::UpstreamSequence("COPY that was not owed"))?;
         drop(queue);
         if self.muted {

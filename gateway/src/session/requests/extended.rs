@@ -32,7 +32,7 @@ where
             self.refuse_extended(seen, &Rc::new(too_many_names()));
             return Ok(());
         }
-        let judged = self.judge(parse.text).await;
+        let judged = self.judge(seen, parse.text).await?;
         if let Some(deny) = &judged.ruling.denied {
             self.deny_extended(seen, &judged, deny, Via::Parse);
             return Ok(());

@@ -2,7 +2,10 @@
 //! statement's rows pass for another's.
 
 use super::super::link::{End, Error};
-use super::stage::{Stage, bind, complete, error, execute, f, on_stage, parse, query, ready, sync};
+use super::stage::{
+    Stage, begun, bind, complete, description, error, execute, f, on_stage, parse, query, ready,
+    row, sync,
+};
 
 /// A statement is prepared, and the answer asked for by a Flush.
 async fn prepared(s: &mut Stage) {
@@ -38,6 +41,13 @@ async fn behind_an_error_of_nothing_that_is_owed_all_is_ignored_up_to_a_sync() {
 async fn an_error_that_may_be_of_a_query_or_of_what_came_before_ends_the_session() {
     on_stage(|mut s| async move {
         prepared(&mut s).await;
+        let runs = [bind("", ""), execute(""), f(b'H', b"")].concat();
+        s.client_says(&runs).await;
+        s.server_gets(&runs).await;
+        s.server_says(&[f(b'2', b""), complete("SELECT 1")].concat())
+            .await;
+        s.client_gets(&[f(b'2', b""), complete("SELECT 1")].concat())
+            .await;
         s.client_says(&query("SELECT 1")).await;
         s.server_gets(&query("SELECT 1")).await;
         s.server_says(&time_out()).await;
@@ -48,14 +58,61 @@ async fn an_error_that_may_be_of_a_query_or_of_what_came_before_ends_the_session
 }
 
 #[tokio::test]
-async fn a_query_behind_an_answered_statement_is_answered() {
+async fn an_error_of_a_query_is_its_own_behind_what_has_only_been_prepared() {
     on_stage(|mut s| async move {
         prepared(&mut s).await;
         s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&sync()).await;
+        s.nothing_reaches_the_server().await;
+        s.server_says(&ready(b'I')).await;
         s.server_gets(&query("SELECT 1")).await;
-        let answer = [complete("SELECT 1"), ready(b'I')].concat();
+        let answer = [error("22012", "division by zero"), ready(b'I')].concat();
         s.server_says(&answer).await;
         s.client_gets(&answer).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_fails_a_transaction_stands_where_it_was_sent() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        // Analysed apart: meanwhile the transaction has to be made to fail.
+        let long = parse("", &format!("SELECT 1{}", " + 1".repeat(30_000)));
+        let limited = query("SELECT id FROM limited");
+        s.client_says(&limited).await;
+        s.server_gets(&limited).await;
+        s.client_says(&long).await;
+        let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+        let described = description(&[("id", 20003, 1)]);
+        s.server_says(&[described, rows, complete("SELECT 3"), ready(b'T')].concat())
+            .await;
+        let (mut fails, mut texts) = (None, 0);
+        while texts < 2 {
+            match s.server_frame().await {
+                (b'Q', _) => fails = Some(texts),
+                (b'P', _) => assert!(fails.is_some(), "the failure was overtaken"),
+                other => panic!("{other:?}"),
+            }
+            texts += 1;
+        }
+        // The text fails as all do by then; the Sync's answer is the Sync's.
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        s.server_says(&error("25P02", "aborted")).await;
+        s.client_says(&sync()).await;
+        s.server_gets(&sync()).await;
+        s.server_says(&ready(b'E')).await;
+        let mut statuses = Vec::new();
+        while statuses.len() < 2 {
+            if let (b'Z', status) = s.client_frame().await {
+                statuses.push(status);
+            }
+        }
+        s.client_says(&query("ROLLBACK")).await;
+        s.server_gets(&query("ROLLBACK")).await;
     })
     .await;
 }

@@ -1,7 +1,10 @@
 //! COPY, both ways.
 
 use super::super::link::Error;
-use super::stage::{bind, complete, error, execute, f, on_stage, parse, query, ready, sync};
+use super::stage::{
+    begun, bind, complete, description, error, execute, f, on_stage, parse, query, ready, row,
+    show, sync,
+};
 
 /// CopyInResponse.
 fn reads() -> Vec<u8> {
@@ -153,6 +156,89 @@ async fn a_sync_behind_data_goes_upstream_only_if_their_copy_has_failed() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn each_of_two_copies_has_its_own_data_and_its_own_end() {
+    on_stage(|mut s| async move {
+        let copy = [
+            parse("", "COPY orders FROM STDIN"),
+            bind("", ""),
+            execute(""),
+        ]
+        .concat();
+        let first = [f(b'd', b"1\n"), f(b'c', b"")].concat();
+        let second = [f(b'd', b"2\n"), f(b'c', b"")].concat();
+        let all = [
+            copy.clone(),
+            first.clone(),
+            copy.clone(),
+            second.clone(),
+            sync(),
+        ];
+        s.client_says(&all.concat()).await;
+        s.server_gets(&[copy.clone(), f(b'H', b"")].concat()).await;
+        let bound = [f(b'1', b""), f(b'2', b"")].concat();
+        s.server_says(&[bound.clone(), reads()].concat()).await;
+        // The data of the second wait for it, though those of the first have ended.
+        s.server_gets(&[first, copy, f(b'H', b"")].concat()).await;
+        s.nothing_reaches_the_server().await;
+        s.server_says(&[complete("COPY 1"), bound, reads()].concat())
+            .await;
+        s.server_gets(&[second, sync()].concat()).await;
+        s.server_says(&[complete("COPY 1"), ready(b'I')].concat())
+            .await;
+        let mut ends = 0;
+        while s.client_frame().await.0 != b'Z' {
+            ends += 1;
+        }
+        assert_eq!(ends, 8);
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_that_no_statement_asked_for_ends_the_session() {
+    on_stage(|mut s| async move {
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+        s.server_says(&reads()).await;
+        let end = s.end().await;
+        assert!(matches!(end, Err(Error::UpstreamSequence(_))), "{end:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_transaction_fails_behind_the_copy_that_is_under_way() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let texts = [
+            query("SELECT id FROM limited"),
+            query("COPY orders FROM STDIN"),
+        ]
+        .concat();
+        s.client_says(&[texts.clone(), f(b'd', b"1\n")].concat())
+            .await;
+        s.server_gets(&texts).await;
+        let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+        let described = description(&[("id", 20003, 1)]);
+        s.server_says(&[described, rows, complete("SELECT 3"), ready(b'T'), reads()].concat())
+            .await;
+        s.server_gets(&f(b'd', b"1\n")).await;
+        s.nothing_reaches_the_server().await;
+        s.client_says(&[f(b'c', b""), query("COMMIT")].concat())
+            .await;
+        s.server_gets(&f(b'c', b"")).await;
+        s.nothing_reaches_the_server().await;
+        s.server_says(&[complete("COPY 1"), ready(b'T')].concat())
+            .await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused this")), (b'Q', true));
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -260,14 +260,15 @@ async fn a_query_that_has_to_be_asked_about_commits_nothing_before_it() {
         .concat();
         let asked = query("SELECT ssn FROM customers");
         s.client_says(&[work.clone(), asked].concat()).await;
-        s.server_gets(&work).await;
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        let done = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
+        s.server_says(&done).await;
+        s.client_gets(&done).await;
         let (tag, body) = s.server_frame().await;
         assert_eq!((tag, show(&body).contains("refused this")), (b'P', true));
         s.server_gets(&sync()).await;
-        let done = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
-        s.server_says(&[done.clone(), error("42601", "syntax error"), ready(b'I')].concat())
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
             .await;
-        s.client_gets(&done).await;
         s.client_is_refused("42501", "behind a Sync").await;
         s.client_gets(&ready(b'I')).await;
     })

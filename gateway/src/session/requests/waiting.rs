@@ -1,0 +1,147 @@
+//! Waiting for the server, and doing meanwhile what its half asks for.
+
+use std::io;
+use std::task::{Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::link::{Error, Link};
+use super::super::queue::{AskedBy, Owed};
+use super::{Half, Seen, copy, refused_text};
+use crate::wire::request;
+
+/// Bytes that are read while a request waits for the server; a client that leaves behind more of
+/// them is noticed once the server has answered.
+const AHEAD: usize = 64 << 10;
+
+impl<C, U> Half<'_, C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Does what the server's half has asked for: ends a COPY, makes the transaction fail. What was
+    /// entered in the queue before goes out before. To be called again before anything is entered that
+    /// was waited for.
+    pub(super) async fn do_as_asked(&mut self, source: &[u8]) -> Result<(), Error> {
+        if self.link.refuse_copy.take() {
+            self.send(source).await?;
+            let out = self.splice.insert(source);
+            out.extend_from_slice(&request::COPY_FAIL);
+            self.send(source).await?;
+        }
+        let owed_syncs = self.link.owed_syncs.take();
+        if owed_syncs > 0 {
+            for _ in 0..owed_syncs {
+                self.push(Owed::Sync(AskedBy::Client));
+                self.splice.insert(source).extend_from_slice(&request::SYNC);
+            }
+            self.send(source).await?;
+        }
+        if self.link.queue.borrow().owes_copy_in() {
+            // The server would take it for the COPY's data.
+            return Ok(());
+        }
+        if let Some(told) = self.link.fail_transaction.take() {
+            self.send(source).await?;
+            self.push(Owed::FailTransaction { told });
+            request::query(self.splice.insert(source), &refused_text(None));
+            self.send(source).await?;
+        }
+        Ok(())
+    }
+
+    /// Does all that the server's half has asked for by now; nothing overtakes it.
+    pub(super) async fn heed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        while self.link.asks() {
+            self.do_as_asked(seen.source).await?;
+        }
+        if self.link.fail_transaction.get().is_some() && !copy::may_come_behind(seen.tag) {
+            // It waits for the end of a COPY.
+            self.flush(seen);
+            self.wait_while(seen, |link| link.fail_transaction.get().is_some())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Has the server answer what stands before a query without a Sync, whose errors couldn't be told from
+    /// the query's own, and ends it where that changes nothing.
+    pub(super) async fn separate(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        if !self.link.queue.borrow().is_unsynced() {
+            return Ok(());
+        }
+        if !self.link.queue.borrow().is_empty() {
+            self.settle(seen).await?;
+        }
+        let queue = self.link.queue.borrow();
+        let ends = queue.is_unsynced() && !queue.binds() && !queue.is_discarding();
+        drop(queue);
+        if ends {
+            self.push(Owed::Sync(AskedBy::Weir));
+            self.splice
+                .insert(seen.source)
+                .extend_from_slice(&request::SYNC);
+            self.settle(seen).await?;
+        }
+        Ok(())
+    }
+
+    /// Forwards what there is and waits until the server owes nothing.
+    pub(super) async fn settle(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        self.flush(seen);
+        self.wait_while(seen, |link| !link.queue.borrow().is_empty())
+            .await
+    }
+
+    /// Has the server answer what it owes: without a Sync it keeps its answers to itself.
+    pub(super) fn flush(&mut self, seen: &Seen<'_>) {
+        if self.link.queue.borrow().is_unsynced() {
+            let flush = request::FLUSH;
+            self.splice.insert(seen.source).extend_from_slice(&flush);
+        }
+    }
+
+    pub(super) async fn wait_while(
+        &mut self,
+        seen: &Seen<'_>,
+        condition: impl Fn(&Link<C, U>) -> bool,
+    ) -> Result<(), Error> {
+        self.send(seen.source).await?;
+        loop {
+            if self.link.asks() {
+                // It stands in the queue already: nothing may overtake it, and what is waited for
+                // may stand behind it.
+                self.do_as_asked(seen.source).await?;
+            } else if condition(self.link) {
+                self.answered(&condition).await?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until the server half asks for something or `condition` has ended. Reads ahead
+    /// meanwhile: a client that leaves must not leave behind a statement that nothing ends.
+    pub(super) async fn answered(
+        &mut self,
+        condition: &impl Fn(&Link<C, U>) -> bool,
+    ) -> Result<(), Error> {
+        let (link, ahead) = (self.link, &mut self.ahead);
+        std::future::poll_fn(|cx| {
+            if link.asks() || !condition(link) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut client = link.client.borrow_mut();
+            while ahead.bytes().len() < AHEAD {
+                match ready!(ahead.poll_fill(cx, &mut *client)) {
+                    Ok(1..) => {}
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            Poll::Pending
+        })
+        .await
+        .map_err(Error::ClientIo)
+    }
+}
