@@ -172,12 +172,6 @@ where
 
     async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
         self.heed(&seen).await?;
-        // A request that the server takes for a part of COPY's data is answered by nothing.
-        if !copy::may_come_behind(seen.tag) && self.reads_copy(&seen).await? {
-            return Err(Error::ClientSequence(
-                "a request in the middle of COPY data",
-            ));
-        }
         // The server would discard it unread; what it doesn't get needs no judging.
         let discarded = self.link.queue.borrow().is_discarding();
         match seen.tag {

@@ -50,12 +50,21 @@ where
         Ok(())
     }
 
-    /// Does all that the server's half has asked for by now; nothing overtakes it.
+    /// Does all that the server's half has asked for by now; no request overtakes it, or comes in the
+    /// middle of COPY data: what the server takes for a part of them is answered by nothing.
     pub(super) async fn heed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         while self.link.asks() {
             self.do_as_asked(seen.source).await?;
         }
-        if self.link.fail_transaction.get().is_some() && !copy::may_come_behind(seen.tag) {
+        if copy::may_come_behind(seen.tag) {
+            return Ok(());
+        }
+        if self.reads_copy(seen).await? {
+            return Err(Error::ClientSequence(
+                "a request in the middle of COPY data",
+            ));
+        }
+        if self.link.fail_transaction.get().is_some() {
             // It waits for the end of a COPY.
             self.flush(seen);
             self.wait_while(seen, |link| link.fail_transaction.get().is_some())

@@ -213,32 +213,40 @@ async fn a_copy_that_no_statement_asked_for_ends_the_session() {
 
 #[tokio::test]
 async fn a_transaction_fails_behind_the_copy_that_is_under_way() {
-    on_stage(|mut s| async move {
-        begun(&mut s).await;
-        let texts = [
-            query("SELECT id FROM limited"),
-            query("COPY orders FROM STDIN"),
-        ]
-        .concat();
-        s.client_says(&[texts.clone(), f(b'd', b"1\n")].concat())
-            .await;
-        s.server_gets(&texts).await;
-        let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
-        let described = description(&[("id", 20003, 1)]);
-        s.server_says(&[described, rows, complete("SELECT 3"), ready(b'T'), reads()].concat())
-            .await;
-        s.server_gets(&f(b'd', b"1\n")).await;
-        s.nothing_reaches_the_server().await;
-        s.client_says(&[f(b'c', b""), query("COMMIT")].concat())
-            .await;
-        s.server_gets(&f(b'c', b"")).await;
-        s.nothing_reaches_the_server().await;
-        s.server_says(&[complete("COPY 1"), ready(b'T')].concat())
-            .await;
-        let (tag, body) = s.server_frame().await;
-        assert_eq!((tag, show(&body).contains("refused this")), (b'Q', true));
-    })
-    .await;
+    for ends_data in [true, false] {
+        on_stage(|mut s| async move {
+            begun(&mut s).await;
+            let texts = [
+                query("SELECT id FROM limited"),
+                query("COPY orders FROM STDIN"),
+            ]
+            .concat();
+            s.client_says(&[texts.clone(), f(b'd', b"1\n")].concat())
+                .await;
+            s.server_gets(&texts).await;
+            let rows = [row(&["1"]), row(&["2"]), row(&["3"])].concat();
+            let described = description(&[("id", 20003, 1)]);
+            s.server_says(&[described, rows, complete("SELECT 3"), ready(b'T'), reads()].concat())
+                .await;
+            s.server_gets(&f(b'd', b"1\n")).await;
+            s.nothing_reaches_the_server().await;
+            if !ends_data {
+                s.client_says(&query("COMMIT")).await;
+                let end = s.end().await;
+                assert!(matches!(end, Err(Error::ClientSequence(_))), "{end:?}");
+                return;
+            }
+            s.client_says(&[f(b'c', b""), query("COMMIT")].concat())
+                .await;
+            s.server_gets(&f(b'c', b"")).await;
+            s.nothing_reaches_the_server().await;
+            s.server_says(&[complete("COPY 1"), ready(b'T')].concat())
+                .await;
+            let (tag, body) = s.server_frame().await;
+            assert_eq!((tag, show(&body).contains("refused this")), (b'Q', true));
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
