@@ -201,9 +201,9 @@ impl Queue {
         self.entries.front().map(|e| e.segment)
     }
 
-    /// Whether a Sync now would end something: what is bound, or has run.
-    pub(super) fn binds(&self) -> bool {
-        self.binds
+    /// Whether a Sync is to come, and would end nothing: nothing has been bound.
+    pub(super) fn is_only_prepared(&self) -> bool {
+        self.unsynced && !self.binds && !self.discarding
     }
 
     /// Whether anything in the segment writes.

@@ -82,10 +82,7 @@ where
         if !self.link.queue.borrow().is_empty() {
             self.settle(seen).await?;
         }
-        let queue = self.link.queue.borrow();
-        let ends = queue.is_unsynced() && !queue.binds() && !queue.is_discarding();
-        drop(queue);
-        if ends {
+        if self.link.queue.borrow().is_only_prepared() {
             self.push(Owed::Sync(AskedBy::Weir));
             self.splice
                 .insert(seen.source)
