@@ -526,12 +526,12 @@ pub(super) fn limit_exceeded() -> Deny {
     }
 }
 
-/// The denial of a query whose columns Weir would have to ask for, and whose question would commit what
-/// came before.
+/// The denial of a query that would have what came before it committed too early: Weir has to ask for its
+/// columns, which ends by a Sync, or it may exceed a limit.
 pub(super) fn query_before_sync() -> Deny {
     Deny {
         rule: None,
-        message: "a query that reads masked columns has to come behind a Sync".to_owned(),
+        message: "this query has to come behind a Sync: it is masked or limited".to_owned(),
         hint: Some("end what came before it by a Sync, or use Parse and Bind".to_owned()),
         sqlstate: INSUFFICIENT_PRIVILEGE,
     }

@@ -258,8 +258,9 @@ where
     ) -> Result<(), Error> {
         let waits = |link: &Link<C, U>| {
             let queue = link.queue.borrow();
+            let may_fail = queue.may_exceed() || link.limit_hit.get() && !queue.is_empty();
             // A COPY gets its data from behind this.
-            queue.may_exceed() && !queue.owes_copy_in()
+            may_fail && !queue.owes_copy_in()
         };
         if judged.ruling.side_effects.commits && waits(self.link) {
             self.flush(seen);
@@ -320,17 +321,16 @@ where
             self.deny_query(seen, &judged, deny).await;
             return Ok(());
         }
+        if let Some(deny) = self.barred_by_segment(&judged) {
+            self.deny_query(seen, &judged, &Rc::new(deny)).await;
+            return Ok(());
+        }
         self.before_commit(seen).await?;
         self.before_explicit_commit(seen, &judged).await?;
         if self.link.queue.borrow().is_discarding() {
             return Ok(());
         }
         if judged.ruling.sensitive && !judged.probed.get() {
-            if looks_ahead(&judged) && self.link.queue.borrow().is_unsynced() {
-                let deny = Rc::new(query_before_sync());
-                self.deny_query(seen, &judged, &deny).await;
-                return Ok(());
-            }
             match self.look_ahead(seen, &judged).await? {
                 Looked::Plain => judged.probed.set(true),
                 Looked::Refused(deny) => {
@@ -355,6 +355,21 @@ where
         self.push(Owed::Query(Box::new(Batch { runs, denied: None })));
         self.keep(seen);
         Ok(())
+    }
+
+    /// Why a query may not come behind messages that no Sync has ended, and which it ends itself.
+    fn barred_by_segment(&self, judged: &Judged) -> Option<Deny> {
+        let queue = self.link.queue.borrow();
+        if !queue.is_unsynced() {
+            return None;
+        }
+        if self.link.exceeded.get() == Some(queue.segment()) {
+            return Some(limit_exceeded());
+        }
+        // It would commit what the client takes for rolled back.
+        let commits = queue.writes() && judged.ruling.verdicts.iter().any(|v| v.limited);
+        let asks = judged.ruling.sensitive && !judged.probed.get() && looks_ahead(judged);
+        (commits || asks).then(query_before_sync)
     }
 
     /// Denies a simple query: at once where nothing is under way, else through the server.

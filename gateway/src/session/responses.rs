@@ -48,7 +48,6 @@ where
     let mut half = Half {
         link,
         muted: false,
-        limit_hit: false,
         splice: Splice::default(),
     };
     loop {
@@ -74,8 +73,6 @@ struct Half<'l, C, U> {
     link: &'l Link<C, U>,
     /// A limit was exceeded: the client has its error and gets nothing until ReadyForQuery.
     muted: bool,
-    /// The same, and the server doesn't know of it yet.
-    limit_hit: bool,
     splice: Splice,
 }
 
@@ -330,7 +327,7 @@ where
         }
         .error(self.splice.insert(source));
         self.muted = true;
-        self.limit_hit = true;
+        self.link.limit_hit.set(true);
     }
 
     /// CommandComplete and EmptyQueryResponse.
@@ -497,7 +494,7 @@ where
             _ => {}
         }
         self.muted = false;
-        if std::mem::take(&mut self.limit_hit) && status == TxStatus::InBlock {
+        if self.link.limit_hit.take() && status == TxStatus::InBlock {
             // The client saw an error, the server none: make it agree.
             if !self.fail_transaction() {
                 return Ok(());

@@ -54,6 +54,7 @@ where
         if self.reads_copy(seen).await? {
             self.link.copying_in.set(None);
             self.link.copy_ended.set(true);
+            self.link.held_syncs.set(0);
             self.keep(seen);
         }
         Ok(())

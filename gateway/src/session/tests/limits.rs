@@ -255,6 +255,78 @@ async fn what_exceeds_a_limit_by_far_is_cancelled_unless_something_runs_behind_i
     }
 }
 
+/// A transaction in which a limited result was exceeded, asked for by a Flush: the server has not been
+/// told.
+async fn exceeded(s: &mut Stage) {
+    begun(s).await;
+    let run = [
+        parse("", "SELECT id FROM limited"),
+        bind("", ""),
+        execute(""),
+        f(b'H', b""),
+    ];
+    s.client_says(&run.concat()).await;
+    s.server_gets(&run.concat()).await;
+    let rows = [row(&["1"]), row(&["2"]), row(&["3"]), complete("SELECT 3")].concat();
+    s.server_says(&[f(b'1', b""), f(b'2', b""), rows].concat())
+        .await;
+    let sent = [f(b'1', b""), f(b'2', b""), row(&["1"]), row(&["2"])].concat();
+    s.client_gets(&sent).await;
+    s.client_is_refused("54000", "limit").await;
+}
+
+#[tokio::test]
+async fn a_commit_behind_the_sync_of_an_exceeded_result_finds_the_transaction_failed() {
+    on_stage(|mut s| async move {
+        exceeded(&mut s).await;
+        s.client_says(&[sync(), query("COMMIT")].concat()).await;
+        s.server_gets(&sync()).await;
+        s.nothing_reaches_the_server().await;
+        s.server_says(&ready(b'T')).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused this")), (b'Q', true));
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        s.server_gets(&query("COMMIT")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_query_behind_an_exceeded_result_without_its_sync_fails() {
+    for text in ["COMMIT", "SELECT 1"] {
+        on_stage(|mut s| async move {
+            exceeded(&mut s).await;
+            s.client_says(&query(text)).await;
+            let (tag, body) = s.server_frame().await;
+            assert_eq!((tag, show(&body).contains("refused this")), (b'P', true));
+            s.server_gets(&sync()).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_limited_query_does_not_commit_what_came_before_it() {
+    on_stage(|mut s| async move {
+        let work = [
+            parse("", "INSERT INTO orders VALUES (1)"),
+            bind("", ""),
+            execute(""),
+            f(b'H', b""),
+        ];
+        s.client_says(&work.concat()).await;
+        s.server_gets(&work.concat()).await;
+        let done = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
+        s.server_says(&done).await;
+        s.client_gets(&done).await;
+        s.client_says(&query("SELECT id FROM limited")).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused this")), (b'P', true));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn behind_an_exceeded_limit_no_rows_come_of_what_was_sent_with_it() {
     on_stage(|mut s| async move {
