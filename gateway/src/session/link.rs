@@ -124,6 +124,8 @@ pub(super) struct Link<C, U> {
     /// The server's transaction has to be made to fail; whether the client has been told its status
     /// already. It stands in the queue from when it is sent, not before: nothing overtakes it there.
     pub(super) fail_transaction: Cell<Option<bool>>,
+    /// A Sync of Weir's in front of a query has failed; the client has its error for the query's.
+    pub(super) sync_failed: Cell<bool>,
     /// A limit was exceeded, and the server doesn't know of it before the segment's end.
     pub(super) limit_hit: Cell<bool>,
     /// The segment in which a limit was last exceeded.

@@ -74,6 +74,7 @@ where
         refuse_copy: Cell::new(false),
         answering: Cell::new(false),
         fail_transaction: Cell::new(None),
+        sync_failed: Cell::new(false),
         limit_hit: Cell::new(false),
         exceeded: Cell::new(None),
     };

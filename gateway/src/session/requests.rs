@@ -314,7 +314,7 @@ where
             .text;
         let judged = self.judge(seen, text).await?;
         self.separate(seen).await?;
-        if self.link.queue.borrow().is_discarding() {
+        if self.link.sync_failed.take() || self.link.queue.borrow().is_discarding() {
             return Ok(());
         }
         if let Some(deny) = &judged.ruling.denied {
@@ -413,7 +413,7 @@ where
         });
         let judged = self.judge(seen, "(FunctionCall)").await?;
         self.separate(seen).await?;
-        if !self.link.queue.borrow().is_discarding() {
+        if !self.link.sync_failed.take() && !self.link.queue.borrow().is_discarding() {
             self.deny_query(seen, &judged, &deny).await;
         }
         Ok(())
@@ -458,6 +458,9 @@ where
             request::describe_statement(out, b"");
             out.extend_from_slice(&request::SYNC);
             self.settle(seen).await?;
+            if self.link.sync_failed.take() {
+                return Ok(Looked::Failed);
+            }
             match self.looked(&prepared)? {
                 Looked::Plain => {}
                 other => return Ok(other),

@@ -416,6 +416,10 @@ where
             Failed::Unowed if !fields.ends_session() => {
                 return Err(Error::UpstreamSequence("an error that was not owed"));
             }
+            Failed::OwnSync => {
+                self.link.sync_failed.set(true);
+                self.error_of(seen, &fields, false);
+            }
             Failed::Unowed | Failed::Plain => self.error_of(seen, &fields, false),
             Failed::Runs(mut runs) => {
                 let sensitive = runs.first().is_some_and(|r| r.run().sensitive);

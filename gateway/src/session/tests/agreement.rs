@@ -76,6 +76,21 @@ async fn an_error_of_a_query_is_its_own_behind_what_has_only_been_prepared() {
 }
 
 #[tokio::test]
+async fn a_query_doesnt_run_whose_answer_was_an_error_of_what_weir_sent_before_it() {
+    on_stage(|mut s| async move {
+        prepared(&mut s).await;
+        s.client_says(&query("INSERT INTO orders VALUES (1)")).await;
+        s.server_gets(&sync()).await;
+        let answer = [time_out(), ready(b'I')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_fails_a_transaction_stands_where_it_was_sent() {
     on_stage(|mut s| async move {
         begun(&mut s).await;
