@@ -153,3 +153,12 @@ fn many_masked_rows_are_each_masked() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn rows_of_one_statement_never_pass_for_anothers() -> Result<()> {
+    let stage = Stage::new()?;
+    let seen = client(&stage.agent, "agreement.py", &[])?;
+    assert!(seen.ok(), "{seen:?}");
+    assert_eq!(seen.stdout.lines().count(), 6, "{seen:?}");
+    Ok(())
+}
