@@ -313,8 +313,7 @@ where
             .map_err(Error::Client)?
             .text;
         let judged = self.judge(seen, text).await?;
-        self.separate(seen).await?;
-        if self.link.sync_failed.take() || self.link.queue.borrow().is_discarding() {
+        if !self.separate(seen).await? {
             return Ok(());
         }
         if let Some(deny) = &judged.ruling.denied {
@@ -363,7 +362,7 @@ where
         if !queue.is_unsynced() {
             return None;
         }
-        if self.link.exceeded.get() == Some(queue.segment()) {
+        if self.link.has_exceeded() {
             return Some(limit_exceeded());
         }
         // It would commit what the client takes for rolled back.
@@ -412,8 +411,7 @@ where
             sqlstate: "42501",
         });
         let judged = self.judge(seen, "(FunctionCall)").await?;
-        self.separate(seen).await?;
-        if !self.link.sync_failed.take() && !self.link.queue.borrow().is_discarding() {
+        if self.separate(seen).await? {
             self.deny_query(seen, &judged, &deny).await;
         }
         Ok(())

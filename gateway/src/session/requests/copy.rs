@@ -7,7 +7,7 @@
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::super::link::{Error, Results};
+use super::super::link::{Error, Link, Results};
 use super::{Half, Seen};
 use crate::record::Entry;
 
@@ -24,13 +24,10 @@ where
 {
     /// Whether the server reads data now. A COPY may still have to be answered: then that is waited for.
     pub(super) async fn reads_copy(&mut self, seen: &Seen<'_>) -> Result<bool, Error> {
-        let is_open = self.link.copying_in.get().is_none() && self.link.owes_copy_data();
-        if is_open {
+        let is_open = |link: &Link<C, U>| link.copying_in.get().is_none() && link.owes_copy_data();
+        if is_open(self.link) {
             self.flush(seen);
-            self.wait_while(seen, |link| {
-                link.copying_in.get().is_none() && link.owes_copy_data()
-            })
-            .await?;
+            self.wait_while(seen, is_open).await?;
         }
         Ok(self.link.copying_in.get().is_some())
     }

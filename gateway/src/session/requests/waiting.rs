@@ -74,12 +74,14 @@ where
     }
 
     /// Has the server answer what stands before a query without a Sync, whose errors couldn't be told from
-    /// the query's own, and ends it where that changes nothing.
-    pub(super) async fn separate(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        if !self.link.queue.borrow().is_unsynced() {
-            return Ok(());
-        }
-        if !self.link.queue.borrow().is_empty() {
+    /// the query's own, and ends it where that changes nothing. Returns whether the query is still to be
+    /// handled: the server may ignore it by now, or the client have an error for its answer.
+    pub(super) async fn separate(&mut self, seen: &Seen<'_>) -> Result<bool, Error> {
+        let unanswered = {
+            let queue = self.link.queue.borrow();
+            queue.is_unsynced() && !queue.is_empty()
+        };
+        if unanswered {
             self.settle(seen).await?;
         }
         if self.link.queue.borrow().is_only_prepared() {
@@ -89,7 +91,7 @@ where
                 .extend_from_slice(&request::SYNC);
             self.settle(seen).await?;
         }
-        Ok(())
+        Ok(!self.link.sync_failed.take() && !self.link.queue.borrow().is_discarding())
     }
 
     /// Forwards what there is and waits until the server owes nothing.
@@ -115,8 +117,7 @@ where
         self.send(seen.source).await?;
         loop {
             if self.link.asks() {
-                // It stands in the queue already: nothing may overtake it, and what is waited for
-                // may stand behind it.
+                // Nothing may overtake it, and what is waited for may come of it.
                 self.do_as_asked(seen.source).await?;
             } else if condition(self.link) {
                 self.answered(&condition).await?;
