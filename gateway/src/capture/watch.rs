@@ -101,6 +101,9 @@ pub(super) fn start(
     (inherited, pins): (Inherited, Pins),
 ) -> Result<(Watcher, Worker), Error> {
     let failed = || Error::io("the thread that watches namespaces can't be started");
+    // What an earlier daemon left, and nobody kept open, refuses connections until its namespace is
+    // found again. What is there later is not an earlier daemon's.
+    let stale: Vec<u64> = listeners.keys().filter_map(Result::ok).collect();
     let (sender, receiver) = unbounded_channel();
     let watch = Watch {
         slice: slice.path.clone(),
@@ -123,7 +126,7 @@ pub(super) fn start(
         failing: false,
     };
     let links = Netlink::listen(netlink::LINKS).map_err(failed())?;
-    let body = move |stop: Stop| watch.run(inherited, events, &links, &stop);
+    let body = move |stop: Stop| watch.run((inherited, stale), events, &links, &stop);
     let worker = Worker::spawn("weir-watch", body).map_err(failed())?;
     Ok((Watcher { events: receiver }, worker))
 }
@@ -174,7 +177,7 @@ struct Known {
 impl Watch {
     fn run(
         mut self,
-        inherited: Inherited,
+        (inherited, stale): (Inherited, Vec<u64>),
         mut events: RingBuf<MapData>,
         links: &Netlink,
         stop: &Stop,
@@ -183,9 +186,6 @@ impl Watch {
         if let Err(error) = kernel::hurry() {
             tracing::debug!(%error, "the watch has no priority");
         }
-        // What an earlier daemon left, and nobody kept open, refuses connections until its namespace
-        // is found again.
-        let stale: Vec<u64> = self.listeners.keys().filter_map(Result::ok).collect();
         self.inherit_all(inherited);
         self.scan();
         self.forget(&stale);
