@@ -119,7 +119,7 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         recorder,
         results: config.journal.results,
         policy: policies.subscribe(),
-        catalogs: Catalogs::default(),
+        catalogs: Catalogs::new(tokio::runtime::Handle::current()),
         directory: Directory::default(),
         drain: draining,
     };

@@ -133,11 +133,15 @@ groups = ["coding-agents"]
         })
     }
 
-    #[test]
-    fn a_misspelt_agent_is_told_until_the_policy_names_it_rightly() {
+    #[tokio::test]
+    async fn a_misspelt_agent_is_told_until_the_policy_names_it_rightly() {
         let config = Config::parse(Path::new("weir.toml"), CONFIG).unwrap();
         let (policy, of) = watch::channel(active("codre", 1));
-        let review = Review::new(&config, of, Catalogs::default());
+        let review = Review::new(
+            &config,
+            of,
+            Catalogs::new(tokio::runtime::Handle::current()),
+        );
         let told = review.warnings();
         assert!(
             told[0].contains("rule \"r\" names agent \"codre\""),

@@ -9,9 +9,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OnceCell, watch};
 
 use crate::catalog::Catalog;
@@ -67,19 +68,28 @@ enum Task {
 struct Problems(Arc<Mutex<HashMap<(Key, Task), String>>>);
 
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Catalogs {
+    /// Where snapshots are kept fresh.
+    runtime: Handle,
     snapshots: Arc<Mutex<HashMap<Key, Arc<OnceCell<Followed>>>>>,
     problems: Problems,
 }
 
 impl Catalogs {
+    /// None yet. They are kept fresh on `runtime`, which isn't that of a session: a large catalog takes
+    /// its time, and a pending timer costs at each of a busy thread's waits.
+    pub fn new(runtime: Handle) -> Self {
+        Self {
+            runtime,
+            snapshots: Arc::default(),
+            problems: Problems::default(),
+        }
+    }
+
     /// How many relations the snapshots of a datastore's databases have; `None` without any.
     pub fn relations(&self, datastore: &str) -> Option<usize> {
-        let all = self
-            .snapshots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let all = self.lock();
         let of_it = all.iter().filter(|(key, _)| *key.datastore == *datastore);
         let counts = of_it
             .filter_map(|(_, cell)| cell.get())
@@ -89,10 +99,7 @@ impl Catalogs {
 
     /// All snapshots that there are, sorted by datastore and database.
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let all = self
-            .snapshots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let all = self.lock();
         let loaded = all
             .iter()
             .filter_map(|(key, cell)| Some((key, cell.get()?)));
@@ -145,19 +152,22 @@ impl Catalogs {
             problems: self.problems.clone(),
         };
         let cell = {
-            let mut all = self
-                .snapshots
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.lock();
             Arc::clone(all.entry(source.key.clone()).or_default())
         };
         let followed = cell
             .get_or_try_init(|| async {
                 let first = source.load().await?;
-                Ok(source.follow(first))
+                Ok(source.follow(first, &self.runtime))
             })
             .await?;
         Ok(followed.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<OnceCell<Followed>>>> {
+        self.snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,7 +213,7 @@ impl Problems {
         (!told.is_empty()).then(|| told.join("; "))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Key, Task), String>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Key, Task), String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -238,11 +248,11 @@ impl Source {
     }
 
     /// Keeps a snapshot fresh for as long as the daemon runs.
-    fn follow(self, first: Catalog) -> Followed {
+    fn follow(self, first: Catalog, runtime: &Handle) -> Followed {
         let (sender, catalog) = watch::channel(Arc::new(first));
         let refresh = Arc::new(Notify::new());
         let asked = Arc::clone(&refresh);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             loop {
                 // Either way it is time for a new one.
                 let _ = tokio::time::timeout(REFRESH, asked.notified()).await;
@@ -303,6 +313,10 @@ mod tests {
         })
     }
 
+    fn catalogs() -> Catalogs {
+        Catalogs::new(Handle::current())
+    }
+
     fn server(sqlstate: &str, message: &str) -> upstream::Error {
         upstream::Error::Server {
             sqlstate: sqlstate.into(),
@@ -310,9 +324,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_failed_log_in_stays_told_until_the_next_that_works() {
-        let (catalogs, target, appdb) = (Catalogs::default(), target(), Arc::from("appdb"));
+    #[tokio::test]
+    async fn a_failed_log_in_stays_told_until_the_next_that_works() {
+        let (catalogs, target, appdb) = (catalogs(), target(), Arc::from("appdb"));
         let logged_in = |database, outcome| {
             catalogs.logged_in(&appdb, &target, (database, outcome));
         };
@@ -327,9 +341,9 @@ mod tests {
         assert_eq!(catalogs.problem("appdb"), None);
     }
 
-    #[test]
-    fn what_a_server_says_is_kept_short_and_without_control_characters() {
-        let (catalogs, target, appdb) = (Catalogs::default(), target(), Arc::from("appdb"));
+    #[tokio::test]
+    async fn what_a_server_says_is_kept_short_and_without_control_characters() {
+        let (catalogs, target, appdb) = (catalogs(), target(), Arc::from("appdb"));
         let error = server("XX000", &format!("a\nb\x1b[2J{}", "\u{202e}".repeat(5_000)));
         catalogs.logged_in(&appdb, &target, ("app", Err(&error)));
         let told = catalogs.problem("appdb").unwrap();
@@ -338,9 +352,9 @@ mod tests {
         assert!(told.chars().count() <= PROBLEM_MOST + 1);
     }
 
-    #[test]
-    fn a_start_up_parameter_of_a_clients_own_is_no_problem_of_the_datastore() {
-        let (catalogs, target, appdb) = (Catalogs::default(), target(), Arc::from("appdb"));
+    #[tokio::test]
+    async fn a_start_up_parameter_of_a_clients_own_is_no_problem_of_the_datastore() {
+        let (catalogs, target, appdb) = (catalogs(), target(), Arc::from("appdb"));
         for error in [
             server("22023", "invalid value"),
             server("42704", "unrecognized parameter"),
@@ -351,31 +365,25 @@ mod tests {
         assert_eq!(catalogs.problem("appdb"), None);
     }
 
-    #[test]
-    fn a_catalog_that_cant_be_read_is_a_problem_that_a_log_in_doesnt_end() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let (catalogs, target, appdb) = (Catalogs::default(), target(), Arc::from("appdb"));
-            // Nothing listens there once the listener is gone.
-            let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = gone.local_addr().unwrap();
-            drop(gone);
-            let read = catalogs.of(&appdb, &target, (address, "app")).await;
-            assert!(matches!(read, Err(Error::Connect(_))));
-            catalogs.logged_in(&appdb, &target, ("app", Ok(())));
-            let told = catalogs.problem("appdb").unwrap();
-            assert!(
-                told.contains("reading the catalog: connecting failed"),
-                "{told}"
-            );
-            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-            let failed = upstream::Error::Io(Step::Dial, refused);
-            catalogs.logged_in(&appdb, &target, ("app", Err(&failed)));
-            let told = catalogs.problem("appdb").unwrap();
-            assert!(!told.contains(';'), "once for one cause: {told}");
-        });
+    #[tokio::test]
+    async fn a_catalog_that_cant_be_read_is_a_problem_that_a_log_in_doesnt_end() {
+        let (catalogs, target, appdb) = (catalogs(), target(), Arc::from("appdb"));
+        // Nothing listens there once the listener is gone.
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = gone.local_addr().unwrap();
+        drop(gone);
+        let read = catalogs.of(&appdb, &target, (address, "app")).await;
+        assert!(matches!(read, Err(Error::Connect(_))));
+        catalogs.logged_in(&appdb, &target, ("app", Ok(())));
+        let told = catalogs.problem("appdb").unwrap();
+        assert!(
+            told.contains("reading the catalog: connecting failed"),
+            "{told}"
+        );
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let failed = upstream::Error::Io(Step::Dial, refused);
+        catalogs.logged_in(&appdb, &target, ("app", Err(&failed)));
+        let told = catalogs.problem("appdb").unwrap();
+        assert!(!told.contains(';'), "once for one cause: {told}");
     }
 }
