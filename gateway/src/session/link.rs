@@ -108,28 +108,8 @@ pub(super) struct Link<C, U> {
     pub(super) results: Results,
     /// The transaction status that the client was last told.
     pub(super) status: Cell<TxStatus>,
-    /// The statement whose COPY data the server reads now.
-    pub(super) copying_in: Cell<Option<u64>>,
-    /// The client has ended the data of the COPY that the server answers next.
-    pub(super) copy_ended: Cell<bool>,
-    /// Syncs that came behind the last data of a COPY, and don't go upstream before it is known whether
-    /// the server still reads data, and would ignore them.
-    pub(super) held_syncs: Cell<usize>,
-    /// Held Syncs that have to go upstream: their COPY has failed.
-    pub(super) owed_syncs: Cell<usize>,
-    /// A COPY IN has to be ended for a client that doesn't know of it.
-    pub(super) refuse_copy: Cell<bool>,
     /// Bytes for the client are on their way: it may have got a part of a message.
     pub(super) answering: Cell<bool>,
-    /// The server's transaction has to be made to fail; whether the client has been told its status
-    /// already. It stands in the queue from when it is sent, not before: nothing overtakes it there.
-    pub(super) fail_transaction: Cell<Option<bool>>,
-    /// A Sync of Weir's in front of a query has failed; the client has its error for the query's.
-    pub(super) sync_failed: Cell<bool>,
-    /// A limit was exceeded, and the server doesn't know of it before the segment's end.
-    pub(super) limit_hit: Cell<bool>,
-    /// The segment in which a limit was last exceeded.
-    pub(super) exceeded: Cell<Option<u64>>,
     pub(super) tally: Arc<Tally>,
     /// Statements so far.
     pub(super) statements: Cell<u64>,
@@ -197,12 +177,6 @@ where
         Ok(())
     }
 
-    /// Whether the server half has something for the client half to do.
-    pub(super) fn asks(&self) -> bool {
-        let fails = self.fail_transaction.get().is_some() && !self.queue.borrow().owes_copy_in();
-        fails || self.refuse_copy.get() || self.owed_syncs.get() > 0
-    }
-
     /// Has the server half look at the queue again.
     pub(super) async fn wake_server_half(&self) {
         std::future::poll_fn(|cx| {
@@ -212,27 +186,9 @@ where
         .await;
     }
 
-    /// Whether a COPY is owed whose data the client has not ended yet.
-    pub(super) fn owes_copy_data(&self) -> bool {
-        self.queue.borrow().copies_owed() > usize::from(self.copy_ended.get())
-    }
-
-    /// What the server answers now is done: if it was a COPY, with it the data that it read.
-    pub(super) fn end_copy(&self) {
-        self.copying_in.set(None);
-        self.copy_ended.set(false);
-    }
-
-    /// Whether a limit was exceeded in the segment that the client is sending.
-    pub(super) fn has_exceeded(&self) -> bool {
-        self.exceeded.get() == Some(self.queue.borrow().segment())
-    }
-
     /// Whether nothing is under way: the session can be ended without cutting anything.
     pub(super) fn at_rest(&self) -> bool {
-        self.status.get() == TxStatus::Idle
-            && self.fail_transaction.get().is_none()
-            && self.queue.borrow().is_at_rest()
+        self.status.get() == TxStatus::Idle && self.queue.borrow().is_at_rest()
     }
 
     /// Records how a run ended.

@@ -10,10 +10,16 @@
 //!   CloseComplete). A request that uses a name which an unsettled request *of the same segment*
 //!   sets is safe to judge by that: either both happen or neither. One of an earlier segment may
 //!   yet fail, and then the name keeps its old meaning: [`Found::Wait`].
+//!
+//! What the server's half finds out and the client's half has to act upon is here too, so that it is
+//! one value with what is owed: [`Asked`].
+
+mod copy_in;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use self::copy_in::CopyIn;
 use super::statement::{Portal, Prepared, Run};
 use crate::policy::Deny;
 use crate::wire::{TargetKind, TxStatus};
@@ -73,6 +79,20 @@ pub(super) struct Batch {
     pub(super) denied: Option<Rc<Deny>>,
 }
 
+/// What the client's half has to do for the server's half before anything else.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Send a CopyFail: the client doesn't know that data are read.
+    EndCopy,
+    /// Send so many Syncs that were held back.
+    Sync(usize),
+    /// Make the server's transaction fail.
+    FailTransaction {
+        /// The client has been told its status already.
+        told: bool,
+    },
+}
+
 #[derive(Debug)]
 struct Entry {
     segment: u64,
@@ -110,6 +130,16 @@ pub(super) struct Queue {
     limited: bool,
     /// Something that was entered since then is a COPY from the client.
     copies: bool,
+    copy_in: CopyIn,
+    /// The segment whose result has exceeded a limit, until its end: the client has its error and gets
+    /// nothing more, and the server knows nothing of it.
+    exceeded: Option<u64>,
+    /// The server's transaction has to be made to fail; whether the client has been told its status
+    /// already. It is entered when it is sent, not before: nothing overtakes it there.
+    to_fail: Option<bool>,
+    /// A question of Weir's in front of a query has failed: the error, and the ReadyForQuery behind it,
+    /// are the query's answer.
+    answered: bool,
     statements: BTreeMap<Box<[u8]>, Rc<Prepared>>,
     /// Bytes of the texts of `statements`.
     texts: usize,
@@ -147,7 +177,7 @@ impl Queue {
     /// Whether the server would read a new request at once and on its own: nothing owed, nothing
     /// to be discarded, nothing that waits for its Sync.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.entries.is_empty() && !self.discarding && !self.unsynced
+        self.entries.is_empty() && !self.discarding && !self.unsynced && self.to_fail.is_none()
     }
 
     /// Enters what a request that goes upstream now makes the server owe.
@@ -191,16 +221,6 @@ impl Queue {
         self.unsynced
     }
 
-    /// The segment that requests belong to which are entered now.
-    pub(super) fn segment(&self) -> u64 {
-        self.segment
-    }
-
-    /// The segment of what is owed next.
-    pub(super) fn front_segment(&self) -> Option<u64> {
-        self.entries.front().map(|e| e.segment)
-    }
-
     /// Whether a Sync is to come, and would end nothing: nothing has been bound.
     pub(super) fn is_only_prepared(&self) -> bool {
         self.unsynced && !self.binds && !self.discarding
@@ -218,9 +238,25 @@ impl Queue {
             .any(|e| is_limited(&e.owed))
     }
 
-    /// Whether a limit may yet be exceeded by what the server owes.
+    /// What the server answers now has exceeded a limit.
+    pub(super) fn exceed(&mut self) {
+        self.exceeded = self.entries.front().map(|e| e.segment);
+    }
+
+    /// Whether the client gets no answers: a limit was exceeded in the segment that is answered now.
+    pub(super) fn is_muted(&self) -> bool {
+        self.exceeded.is_some()
+    }
+
+    /// Whether a limit was exceeded in the segment that requests belong to which are entered now.
+    pub(super) fn has_exceeded(&self) -> bool {
+        self.exceeded == Some(self.segment)
+    }
+
+    /// Whether a limit may yet be exceeded by what the server owes, or has been and the server doesn't
+    /// know of it.
     pub(super) fn may_exceed(&self) -> bool {
-        self.limited && !self.entries.is_empty()
+        (self.limited || self.is_muted()) && !self.entries.is_empty()
     }
 
     /// Whether there is no room for one more name, of a statement with a text of so many bytes.
@@ -246,6 +282,60 @@ impl Queue {
             true => self.entries.iter().map(|e| copies_in(&e.owed)).sum(),
             false => 0,
         }
+    }
+
+    /// Whether one is owed whose data the server hasn't asked for yet.
+    pub(super) fn awaits_copy_in(&self) -> bool {
+        let ended = usize::from(self.copy_in == CopyIn::Ended);
+        self.copy_in.reading().is_none() && self.copies_owed() > ended
+    }
+
+    /// What becomes of the data of the COPY that the server answers.
+    pub(super) fn copy_in(&mut self) -> &mut CopyIn {
+        &mut self.copy_in
+    }
+
+    /// The statement whose COPY data the server reads.
+    pub(super) fn reads_copy(&self) -> Option<u64> {
+        self.copy_in.reading()
+    }
+
+    /// Whether there is neither a COPY nor a transaction that is to fail, which is so as a rule: then
+    /// the next request has nothing to wait for.
+    pub(super) fn is_free(&self) -> bool {
+        !self.copies && self.copy_in == CopyIn::None && self.to_fail.is_none()
+    }
+
+    /// Whether there is anything to do for the server's half, and the server is ready for it.
+    pub(super) fn asks(&self) -> bool {
+        let copy = matches!(self.copy_in, CopyIn::Refused | CopyIn::Failed { .. });
+        // The server would take it for the COPY's data.
+        copy || self.to_fail.is_some() && !self.owes_copy_in()
+    }
+
+    /// Takes what is to be done next for the server's half.
+    pub(super) fn asked(&mut self) -> Option<Asked> {
+        let asked = match self.copy_in {
+            CopyIn::Refused => Asked::EndCopy,
+            CopyIn::Failed { syncs } => Asked::Sync(syncs),
+            _ if !self.owes_copy_in() => {
+                let told = self.to_fail.take()?;
+                return Some(Asked::FailTransaction { told });
+            }
+            _ => return None,
+        };
+        self.copy_in = CopyIn::None;
+        Some(asked)
+    }
+
+    /// Whether the server's transaction is still to be made to fail.
+    pub(super) fn is_to_fail(&self) -> bool {
+        self.to_fail.is_some()
+    }
+
+    /// Whether a question of Weir's was answered in place of the query behind it; once for each.
+    pub(super) fn take_answered(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
     }
 
     /// Whether the server has something to run behind what it answers now.
@@ -332,14 +422,19 @@ impl Queue {
                 off(entry.owed);
             }
         }
-        match self.front() {
-            // A look ahead failed as its query would: the error, and the ReadyForQuery behind it,
-            // are the query's answer.
-            Some(Owed::Sync(asked_by)) => *asked_by = AskedBy::Client,
-            // With a Sync entered, what came after it isn't concerned.
-            _ => self.discarding = true,
-        }
+        // With a Sync entered, what came after it isn't concerned.
+        self.discarding |= !matches!(self.front(), Some(Owed::Sync(_)));
+        self.answer_query();
         failed
+    }
+
+    /// The server reported an error in front of a Sync, or for it. If that is Weir's, of a question
+    /// that failed as its query would, it is the query's: with its ReadyForQuery it is the answer.
+    pub(super) fn answer_query(&mut self) {
+        if let Some(Owed::Sync(asked_by @ AskedBy::Weir)) = self.front() {
+            *asked_by = AskedBy::Client;
+            self.answered = true;
+        }
     }
 
     /// A ReadyForQuery came: portals end with their transaction.
@@ -347,6 +442,19 @@ impl Queue {
         if status == TxStatus::Idle {
             self.forget_portals();
         }
+    }
+
+    /// It is one for the client. Where a limit was exceeded the client saw an error, and the server none:
+    /// its transaction is to fail. Returns whether the client is told its status now: it is told after
+    /// that, unless it has asked for more already.
+    pub(super) fn end_exceeded(&mut self, status: TxStatus) -> bool {
+        if self.exceeded.take().is_none() || status != TxStatus::InBlock {
+            return true;
+        }
+        let told = !self.entries.is_empty();
+        // If an earlier statement has asked for it already, one does for both.
+        self.to_fail = Some(told);
+        told
     }
 
     /// Forgets all prepared statements: SQL has changed what names mean.

@@ -67,16 +67,7 @@ where
         statements: Cell::new(0),
         shapes: Cell::new(0),
         status: Cell::new(TxStatus::Idle),
-        copying_in: Cell::new(None),
-        copy_ended: Cell::new(false),
-        held_syncs: Cell::new(0),
-        owed_syncs: Cell::new(0),
-        refuse_copy: Cell::new(false),
         answering: Cell::new(false),
-        fail_transaction: Cell::new(None),
-        sync_failed: Cell::new(false),
-        limit_hit: Cell::new(false),
-        exceeded: Cell::new(None),
     };
     let end = tokio::select! {
         biased;

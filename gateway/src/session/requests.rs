@@ -115,7 +115,7 @@ where
                 return Ok(more);
             }
             let filled = std::future::poll_fn(|cx| {
-                if self.link.asks() {
+                if self.link.queue.borrow().asks() {
                     return Poll::Ready(None);
                 }
                 let mut client = self.link.client.borrow_mut();
@@ -205,7 +205,8 @@ where
     async fn quit(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         if !self.link.queue.borrow().is_unsynced() {
             self.wait_while(seen, |link| {
-                link.copying_in.get().is_none() && !link.queue.borrow().is_empty()
+                let queue = link.queue.borrow();
+                queue.reads_copy().is_none() && !queue.is_empty()
             })
             .await?;
         }
@@ -215,8 +216,8 @@ where
 
     async fn sync(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         // While COPY data is read the server ignores a Sync.
-        if self.reads_copy(seen).await? {
-            self.link.held_syncs.set(self.link.held_syncs.get() + 1);
+        self.await_copy(seen).await?;
+        if self.link.queue.borrow_mut().copy_in().hold_sync() {
             return Ok(());
         }
         self.before_commit(seen).await?;
@@ -232,7 +233,7 @@ where
         let waits = |link: &Link<C, U>| {
             let queue = link.queue.borrow();
             // A COPY into which the client won't send anything any more is ended first.
-            queue.writes() && (queue.owes_limited() || link.has_exceeded() && queue.owes_copy_in())
+            queue.writes() && (queue.owes_limited() || queue.has_exceeded() && queue.owes_copy_in())
         };
         if waits(self.link) {
             self.splice
@@ -241,9 +242,9 @@ where
             self.wait_while(seen, waits).await?;
         }
         let queue = self.link.queue.borrow();
-        let commits = queue.writes() && !queue.is_discarding();
+        let commits = queue.writes() && !queue.is_discarding() && queue.has_exceeded();
         drop(queue);
-        if commits && self.link.has_exceeded() {
+        if commits {
             self.refuse_extended(seen, &Rc::new(limit_exceeded()));
         }
         Ok(())
@@ -258,9 +259,8 @@ where
     ) -> Result<(), Error> {
         let waits = |link: &Link<C, U>| {
             let queue = link.queue.borrow();
-            let may_fail = queue.may_exceed() || link.limit_hit.get() && !queue.is_empty();
             // A COPY gets its data from behind this.
-            may_fail && !queue.owes_copy_in()
+            queue.may_exceed() && !queue.owes_copy_in()
         };
         if judged.ruling.side_effects.commits && waits(self.link) {
             self.flush(seen);
@@ -362,7 +362,7 @@ where
         if !queue.is_unsynced() {
             return None;
         }
-        if self.link.has_exceeded() {
+        if queue.has_exceeded() {
             return Some(limit_exceeded());
         }
         // It would commit what the client takes for rolled back.
@@ -456,7 +456,7 @@ where
             request::describe_statement(out, b"");
             out.extend_from_slice(&request::SYNC);
             self.settle(seen).await?;
-            if self.link.sync_failed.take() {
+            if self.link.queue.borrow_mut().take_answered() {
                 return Ok(Looked::Failed);
             }
             match self.looked(&prepared)? {

@@ -47,7 +47,6 @@ where
     let mut input = ReadBuffer::holding(leftover);
     let mut half = Half {
         link,
-        muted: false,
         splice: Splice::default(),
     };
     loop {
@@ -71,8 +70,6 @@ fn next_frame(bytes: &[u8]) -> Result<Option<wire::Frame>, Error> {
 
 struct Half<'l, C, U> {
     link: &'l Link<C, U>,
-    /// A limit was exceeded: the client has its error and gets nothing until ReadyForQuery.
-    muted: bool,
     splice: Splice,
 }
 
@@ -180,10 +177,14 @@ where
         .unwrap_or(false)
     }
 
+    fn is_muted(&self) -> bool {
+        self.link.queue.borrow().is_muted()
+    }
+
     /// Keeps an answer. What is said to the session as such, asynchronously, is kept even while
     /// the client gets no answers.
     fn keep(&mut self, seen: &Seen<'_>) {
-        if !self.muted {
+        if !self.is_muted() {
             self.splice.keep(seen.source, seen.range.clone());
         }
     }
@@ -241,7 +242,7 @@ where
         let before = self.splice.position();
         let passed = {
             let mut queue = self.link.queue.borrow_mut();
-            let (splice, muted) = (&mut self.splice, self.muted);
+            let (splice, muted) = (&mut self.splice, queue.is_muted());
             with_run(&mut queue, |run| {
                 // Behind the error that the client has got nothing more may come.
                 run.over_limit |= muted;
@@ -311,7 +312,7 @@ where
     /// Tells the client that a limit is exceeded; what the server still sends is dropped.
     fn exceeded(&mut self, source: &[u8]) {
         let mut queue = self.link.queue.borrow_mut();
-        self.link.exceeded.set(queue.front_segment());
+        queue.exceed();
         let alone = matches!(queue.front(), Some(Owed::Query(_)));
         let wrote = with_run(&mut queue, |run| run.writes).unwrap_or(false);
         // By a simple query the server commits before anybody can know how much it returns.
@@ -326,8 +327,6 @@ where
             }),
         }
         .error(self.splice.insert(source));
-        self.muted = true;
-        self.link.limit_hit.set(true);
     }
 
     /// CommandComplete and EmptyQueryResponse.
@@ -344,9 +343,7 @@ where
             Front::Batch(None) if seen.tag == b'I' => {}
             _ => return Err(Error::UpstreamSequence("a completion that was not owed")),
         }
-        self.link.end_copy();
-        // It has read on to the end of its data, and ignored them.
-        self.link.held_syncs.set(0);
+        self.link.queue.borrow_mut().copy_in().completed();
         self.keep(seen);
         Ok(())
     }
@@ -396,29 +393,24 @@ where
 
     fn failed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         let fields = ErrorFields::decode(seen.body()).map_err(Error::Upstream)?;
-        self.link.end_copy();
-        if self.link.queue.borrow().is_error_ambiguous() {
+        let mut queue = self.link.queue.borrow_mut();
+        queue.copy_in().failed();
+        if queue.is_error_ambiguous() {
             return Err(Error::UpstreamSequence(
                 "an error that may be of more than one request",
             ));
         }
-        let failed = take_failed(&mut self.link.queue.borrow_mut());
-        // Its COPY reads no more: the server answers them.
-        let owed = self.link.owed_syncs.get() + self.link.held_syncs.take();
-        self.link.owed_syncs.set(owed);
+        let failed = take_failed(&mut queue);
+        drop(queue);
         match failed {
             Failed::Denied(deny) => {
-                if !self.muted {
+                if !self.is_muted() {
                     super::denial(&deny).error(self.splice.insert(seen.source));
                 }
             }
             Failed::Unseen => {}
             Failed::Unowed if !fields.ends_session() => {
                 return Err(Error::UpstreamSequence("an error that was not owed"));
-            }
-            Failed::OwnSync => {
-                self.link.sync_failed.set(true);
-                self.error_of(seen, &fields, false);
             }
             Failed::Unowed | Failed::Plain => self.error_of(seen, &fields, false),
             Failed::Runs(mut runs) => {
@@ -444,7 +436,7 @@ where
 
     fn error_of(&mut self, seen: &Seen<'_>, fields: &ErrorFields<'_>, sensitive: bool) {
         let sensitive = sensitive || self.link.judging.borrow().tells_of_masked(fields);
-        if sensitive && !self.muted {
+        if sensitive && !self.is_muted() {
             Reply::scrubbed(self.splice.insert(seen.source), seen.tag, fields);
         } else {
             self.keep(seen);
@@ -497,25 +489,12 @@ where
             }
             _ => {}
         }
-        self.muted = false;
-        if self.link.limit_hit.take() && status == TxStatus::InBlock {
-            // The client saw an error, the server none: make it agree.
-            if !self.fail_transaction() {
-                return Ok(());
-            }
+        let told = self.link.queue.borrow_mut().end_exceeded(status);
+        if told {
+            self.link.status.set(status);
+            self.keep(seen);
         }
-        self.link.status.set(status);
-        self.keep(seen);
         Ok(())
-    }
-
-    /// Has the server's transaction fail. Returns whether the client is to be told its status
-    /// before that: it is told after it, unless it has asked for more already.
-    fn fail_transaction(&mut self) -> bool {
-        let told = !self.link.queue.borrow().is_empty();
-        // If an earlier statement has asked for it already, one does for both.
-        self.link.fail_transaction.set(Some(told));
-        told
     }
 
     fn parameter_status(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
@@ -540,13 +519,12 @@ where
         let statement = with_run(&mut queue, copies)
             .flatten()
             .ok_or(Error::UpstreamSequence("COPY that was not owed"))?;
-        drop(queue);
-        if self.muted {
-            // The client takes the statement for failed and will send no data.
-            self.link.refuse_copy.set(true);
-        } else {
-            self.link.copying_in.set(Some(statement));
+        // A client that has an error takes the statement for failed and will send no data.
+        let client_knows = !queue.is_muted();
+        if !queue.copy_in().begin(statement, client_knows) {
+            return Err(Error::UpstreamSequence("a second COPY within one"));
         }
+        drop(queue);
         self.keep(seen);
         Ok(())
     }

@@ -22,24 +22,23 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Whether the server reads data now. A COPY may still have to be answered: then that is waited for.
-    pub(super) async fn reads_copy(&mut self, seen: &Seen<'_>) -> Result<bool, Error> {
-        let is_open = |link: &Link<C, U>| link.copying_in.get().is_none() && link.owes_copy_data();
+    /// Waits until it is known whether the server reads data. Returns for which statement.
+    pub(super) async fn await_copy(&mut self, seen: &Seen<'_>) -> Result<Option<u64>, Error> {
+        let is_open = |link: &Link<C, U>| link.queue.borrow().awaits_copy_in();
         if is_open(self.link) {
             self.flush(seen);
             self.wait_while(seen, is_open).await?;
         }
-        Ok(self.link.copying_in.get().is_some())
+        Ok(self.link.queue.borrow().reads_copy())
     }
 
     pub(super) async fn copy_data(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
         // Outside of a COPY the server ignores it.
-        if !self.reads_copy(seen).await? {
+        let Some(statement) = self.await_copy(seen).await? else {
             return Ok(());
-        }
-        // From here on whether the server has read them before can't be known.
-        self.link.held_syncs.set(0);
-        if let (Results::Full, Some(statement)) = (self.link.results, self.link.copying_in.get()) {
+        };
+        self.link.queue.borrow_mut().copy_in().data();
+        if self.link.results == Results::Full {
             let frames = &seen.source[seen.range.clone()];
             self.link.append(&Entry::CopyIn { statement, frames });
         }
@@ -48,10 +47,8 @@ where
     }
 
     pub(super) async fn copy_end(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        if self.reads_copy(seen).await? {
-            self.link.copying_in.set(None);
-            self.link.copy_ended.set(true);
-            self.link.held_syncs.set(0);
+        if self.await_copy(seen).await?.is_some() {
+            self.link.queue.borrow_mut().copy_in().end();
             self.keep(seen);
         }
         Ok(())

@@ -257,7 +257,7 @@ where
         };
         let judged = self.current(&portal.prepared);
         self.before_explicit_commit(seen, &judged).await?;
-        if judged.ruling.side_effects.commits && self.link.has_exceeded() {
+        if judged.ruling.side_effects.commits && self.link.queue.borrow().has_exceeded() {
             self.refuse_extended(seen, &Rc::new(limit_exceeded()));
             return Ok(());
         }

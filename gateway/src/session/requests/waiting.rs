@@ -6,7 +6,7 @@ use std::task::{Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::link::{Error, Link};
-use super::super::queue::{AskedBy, Owed};
+use super::super::queue::{Asked, AskedBy, Owed};
 use super::{Half, Seen, copy, refused_text};
 use crate::wire::request;
 
@@ -23,52 +23,53 @@ where
     /// entered in the queue before goes out before. To be called again before anything is entered that
     /// was waited for.
     pub(super) async fn do_as_asked(&mut self, source: &[u8]) -> Result<(), Error> {
-        if self.link.refuse_copy.take() {
+        while self.link.queue.borrow().asks() {
             self.send(source).await?;
-            let out = self.splice.insert(source);
-            out.extend_from_slice(&request::COPY_FAIL);
-            self.send(source).await?;
-        }
-        let owed_syncs = self.link.owed_syncs.take();
-        if owed_syncs > 0 {
-            for _ in 0..owed_syncs {
-                self.push(Owed::Sync(AskedBy::Client));
-                self.splice.insert(source).extend_from_slice(&request::SYNC);
-            }
-            self.send(source).await?;
-        }
-        if self.link.queue.borrow().owes_copy_in() {
-            // The server would take it for the COPY's data.
-            return Ok(());
-        }
-        if let Some(told) = self.link.fail_transaction.take() {
-            self.send(source).await?;
-            self.push(Owed::FailTransaction { told });
-            request::query(self.splice.insert(source), &refused_text(None));
+            self.do_next(source);
             self.send(source).await?;
         }
         Ok(())
     }
 
+    fn do_next(&mut self, source: &[u8]) {
+        let mut queue = self.link.queue.borrow_mut();
+        let out = self.splice.insert(source);
+        match queue.asked() {
+            Some(Asked::EndCopy) => out.extend_from_slice(&request::COPY_FAIL),
+            Some(Asked::Sync(count)) => {
+                for _ in 0..count {
+                    out.extend_from_slice(&request::SYNC);
+                    queue.push(Owed::Sync(AskedBy::Client));
+                }
+            }
+            Some(Asked::FailTransaction { told }) => {
+                request::query(out, &refused_text(None));
+                queue.push(Owed::FailTransaction { told });
+            }
+            None => {}
+        }
+    }
+
     /// Does all that the server's half has asked for by now; no request overtakes it, or comes in the
     /// middle of COPY data: what the server takes for a part of them is answered by nothing.
     pub(super) async fn heed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        while self.link.asks() {
-            self.do_as_asked(seen.source).await?;
+        if self.link.queue.borrow().is_free() {
+            return Ok(());
         }
+        self.do_as_asked(seen.source).await?;
         if copy::may_come_behind(seen.tag) {
             return Ok(());
         }
-        if self.reads_copy(seen).await? {
+        if self.await_copy(seen).await?.is_some() {
             return Err(Error::ClientSequence(
                 "a request in the middle of COPY data",
             ));
         }
-        if self.link.fail_transaction.get().is_some() {
+        let is_to_fail = |link: &Link<C, U>| link.queue.borrow().is_to_fail();
+        if is_to_fail(self.link) {
             // It waits for the end of a COPY.
             self.flush(seen);
-            self.wait_while(seen, |link| link.fail_transaction.get().is_some())
-                .await?;
+            self.wait_while(seen, is_to_fail).await?;
         }
         Ok(())
     }
@@ -91,7 +92,8 @@ where
                 .extend_from_slice(&request::SYNC);
             self.settle(seen).await?;
         }
-        Ok(!self.link.sync_failed.take() && !self.link.queue.borrow().is_discarding())
+        let mut queue = self.link.queue.borrow_mut();
+        Ok(!queue.take_answered() && !queue.is_discarding())
     }
 
     /// Forwards what there is and waits until the server owes nothing.
@@ -116,14 +118,12 @@ where
     ) -> Result<(), Error> {
         self.send(seen.source).await?;
         loop {
-            if self.link.asks() {
-                // Nothing may overtake it, and what is waited for may come of it.
-                self.do_as_asked(seen.source).await?;
-            } else if condition(self.link) {
-                self.answered(&condition).await?;
-            } else {
+            // Nothing may overtake it, and what is waited for may come of it.
+            self.do_as_asked(seen.source).await?;
+            if !condition(self.link) {
                 return Ok(());
             }
+            self.answered(&condition).await?;
         }
     }
 
@@ -135,7 +135,7 @@ where
     ) -> Result<(), Error> {
         let (link, ahead) = (self.link, &mut self.ahead);
         std::future::poll_fn(|cx| {
-            if link.asks() || !condition(link) {
+            if link.queue.borrow().asks() || !condition(link) {
                 return Poll::Ready(Ok(()));
             }
             let mut client = link.client.borrow_mut();

@@ -3,7 +3,7 @@
 use std::cell::RefMut;
 use std::rc::Rc;
 
-use super::super::queue::{AskedBy, Batch, Owed, Queue};
+use super::super::queue::{Batch, Owed, Queue};
 use super::super::statement::{Portal, Run, Treatment};
 
 /// COPY FROM's tag says how many rows went in.
@@ -61,8 +61,6 @@ pub(super) enum Failed {
     Unseen,
     /// For something without a run.
     Plain,
-    /// For a Sync of Weir's: with its ReadyForQuery it is the answer to the query behind it.
-    OwnSync,
     /// For nothing at all: the server goes on with what comes next, or this is its end.
     Unowed,
     /// For the first of these runs; the others won't happen.
@@ -104,11 +102,11 @@ pub(super) fn take_failed(queue: &mut RefMut<'_, Queue>) -> Failed {
         return Failed::Unowed;
     }
     match queue.front() {
-        Some(Owed::Sync(asked_by @ AskedBy::Weir)) => {
-            *asked_by = AskedBy::Client;
-            Failed::OwnSync
+        Some(Owed::Sync(_)) => {
+            queue.answer_query();
+            Failed::Plain
         }
-        None | Some(Owed::Sync(AskedBy::Client) | Owed::Own(_)) => Failed::Plain,
+        None | Some(Owed::Own(_)) => Failed::Plain,
         Some(Owed::FailTransaction { .. }) => Failed::Unseen,
         Some(Owed::Query(batch)) => failed_batch(batch),
         Some(_) => failed_extended(queue),
