@@ -175,11 +175,21 @@ impl Judge<'_> {
         explain.is_some_and(|explain| !explain.analyze && !explain.verbose)
     }
 
-    /// Says why a statement that is denied is unknown, where it is.
+    /// Says of a denied statement what can't be seen by its names: why it is unknown, or that it
+    /// cascades.
     fn with_reason(&self, mut decision: Decision) -> Decision {
-        if let (Decision::Deny(deny), Some(why)) = (&mut decision, &self.statement.unknown) {
-            deny.message = format!("{} ({why})", deny.message);
-        }
+        let Decision::Deny(deny) = &mut decision else {
+            return decision;
+        };
+        let why = match &self.statement.unknown {
+            Some(why) => why,
+            // A rule has words of its own.
+            None if self.statement.shape.cascades && deny.rule.is_none() => {
+                "with CASCADE, on whatever depends on what it names"
+            }
+            None => return decision,
+        };
+        deny.message = format!("{} ({why})", deny.message);
         decision
     }
 

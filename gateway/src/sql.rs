@@ -142,6 +142,8 @@ pub struct Shape {
     pub holds: bool,
     /// EXECUTE, FETCH and their like.
     pub stored: Option<Stored>,
+    /// CASCADE: what depends on what it names goes too.
+    pub cascades: bool,
 }
 
 /// One statement of a text.

@@ -175,6 +175,12 @@ fn elsewhere(judge: &Judge<'_>, relation: &str) -> Option<Deny> {
         );
         return Some(refuse(message, "have the schema's owner run it"));
     }
+    if judge.statement.tag == "CLUSTER" {
+        let message = format!(
+            "{relation} has masked columns: rows in an index's order would tell how they compare"
+        );
+        return Some(refuse(message, "have the schema's owner run it"));
+    }
     if shape.derives {
         let message = format!(
             "{relation} has masked columns: what is read from it can't be stored, prepared or kept in a cursor"

@@ -66,6 +66,15 @@ pub(super) fn guard(text: &str, statement: &Statement) -> Option<Deny> {
         let message = "settings can't be changed by updating pg_settings through Weir".to_owned();
         return Some(refuse(message, "use SET"));
     }
+    let defines = || {
+        let mut touches = statement.touches.iter();
+        touches.any(|touch| touch.effect == Effect::Ddl)
+    };
+    if calls_set_config && defines() {
+        let message =
+            "set_config can't be part of a definition: it would run where Weir doesn't see it";
+        return Some(refuse(message.to_owned(), "use SET in the session"));
+    }
     let untold = || {
         statement.settings.is_empty() || statement.settings.iter().any(|setting| &**setting == "*")
     };

@@ -9,7 +9,7 @@ use pg_raw_parse::{
         CreateFunctionStmt, CreatePolicyStmt, CreateSchemaStmt, CreateTrigStmt, DropStmt,
         FunctionParameter, PublicationObjSpec, RangeVar, RenameStmt, RuleStmt, ViewStmt,
     },
-    raw::ObjectType,
+    raw::{DropBehavior, ObjectType},
 };
 
 use super::{
@@ -53,6 +53,14 @@ fn parts_inside(object: ObjectType::Type) -> usize {
     }
 }
 
+/// Whether this names something inside a type.
+fn is_of_a_type(object: ObjectType::Type) -> bool {
+    matches!(
+        object,
+        ObjectType::OBJECT_ATTRIBUTE | ObjectType::OBJECT_DOMCONSTRAINT
+    )
+}
+
 /// The name at the end of a list of strings.
 fn last_two(parts: &CastNodeList<pg_raw_parse::nodes::String>) -> Option<Name> {
     let mut words = parts.iter().rev().map(|part| part.sval());
@@ -84,6 +92,11 @@ fn object_name(object: ObjectType::Type, node: Node<'_>) -> Option<Name> {
         Node::RangeVar(r) => Some(Name::of(r)),
         _ => None,
     }
+}
+
+/// The name of an object that is a relation, or anything else.
+fn name_of(relation: Option<&RangeVar>, object: ObjectType::Type, node: Node<'_>) -> Option<Name> {
+    relation.map(Name::of).or_else(|| object_name(object, node))
 }
 
 impl Walk {
@@ -164,6 +177,11 @@ impl Walk {
             }
             Node::AlterObjectSchemaStmt(s) => {
                 self.relation_or(s.relation(), s.object_type, s.object());
+                let name = name_of(s.relation(), s.object_type, s.object()).map(|name| Name {
+                    schema: s.newschema().map(Into::into),
+                    ..name
+                });
+                self.touch(Effect::Ddl, kind_of(s.object_type), name);
                 "ALTER"
             }
             Node::AlterObjectDependsStmt(s) => {
@@ -357,6 +375,15 @@ impl Walk {
         for object in s.objects() {
             self.ddl_on(s.remove_type, object);
         }
+        self.cascade(Effect::Ddl, s.behavior);
+    }
+
+    /// What depends on the named objects goes with them, whatever it is called.
+    pub(super) fn cascade(&mut self, effect: Effect, behavior: DropBehavior::Type) {
+        if behavior == DropBehavior::DROP_CASCADE {
+            self.shape.cascades = true;
+            self.effect(effect);
+        }
     }
 
     fn rename(&mut self, s: &RenameStmt) {
@@ -365,6 +392,13 @@ impl Walk {
             self.column_name_used(s.subname());
         } else {
             self.relation_or(s.relation(), s.rename_type, s.object());
+            if parts_inside(s.rename_type) == 0 && !is_of_a_type(s.rename_type) {
+                let name = name_of(s.relation(), s.rename_type, s.object()).map(|name| Name {
+                    name: s.newname().unwrap_or_default().into(),
+                    ..name
+                });
+                self.touch(Effect::Ddl, kind_of(s.rename_type), name);
+            }
         }
         if s.rename_type == ObjectType::OBJECT_ROLE {
             self.effect(Effect::Privilege);

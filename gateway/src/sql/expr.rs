@@ -65,6 +65,9 @@ const ROW_FUNCTIONS: &[&str] = &[
     "to_jsonb",
 ];
 
+/// What a server of before 16 takes for a name.
+const SYSTEM_USER: &str = "system_user";
+
 /// A column reference taken apart.
 pub(super) enum Reference<'a> {
     /// `name`: a column, or the whole row of what is called so.
@@ -257,10 +260,16 @@ impl Walk {
     /// A call: its name, its arguments, and all that can hang on an aggregate.
     pub(super) fn call(&mut self, f: &FuncCall) -> Walked {
         self.function(f.funcname());
-        if let Some(Node::String(last)) = f.funcname().iter().next_back()
-            && last.sval() == Some("set_config")
-        {
-            self.settings.push(settings::of_set_config(f.args()));
+        match f.funcname().iter().next_back() {
+            Some(Node::String(last)) if last.sval() == Some("set_config") => {
+                self.settings.push(settings::of_set_config(f.args()));
+            }
+            // A word of the grammar from PostgreSQL 16 on; before, a column's or a row's name.
+            Some(Node::String(last)) if last.sval() == Some(SYSTEM_USER) => {
+                self.column_references += 1;
+                self.columns.use_bare(SYSTEM_USER);
+            }
+            _ => {}
         }
         self.exprs(f.args())?;
         for key in f.agg_order() {

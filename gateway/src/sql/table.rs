@@ -138,6 +138,7 @@ impl Walk {
         if c.newowner().is_some() {
             self.effect(Effect::Privilege);
         }
+        self.cascade(Effect::Ddl, c.behavior);
         match c.def() {
             Node::ColumnDef(d) => self.column_definition(d),
             Node::Constraint(d) => self.constraint(d),

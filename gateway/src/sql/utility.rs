@@ -170,6 +170,7 @@ impl Walk {
                 for relation in s.relations() {
                     self.relation_node(Effect::Truncate, relation);
                 }
+                self.cascade(Effect::Truncate, s.behavior);
                 "TRUNCATE TABLE"
             }
             Node::GrantStmt(s) => {

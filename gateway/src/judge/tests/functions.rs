@@ -127,3 +127,18 @@ fn system_relations_that_show_others_data_must_be_named() {
         "SELECT * FROM pg_stats",
     );
 }
+
+#[test]
+fn what_changes_a_setting_is_not_stored_where_it_runs_unseen() {
+    let all = allow("read,ddl,insert,procedural,session", "");
+    allowed(&all, "SELECT set_config('search_path', 'other', false)");
+    for sql in [
+        "CREATE TABLE bait (x text DEFAULT set_config('search_path', 'other', false))",
+        "CREATE TABLE bait (x int CHECK (set_config('search_path', 'other', false) IS NOT NULL))",
+        "ALTER TABLE orders ALTER paid SET DEFAULT set_config('search_path', 'other', false)",
+        "CREATE VIEW bait AS SELECT set_config('search_path', 'other', false)",
+        "CREATE DOMAIN bait AS text CHECK (set_config('search_path', VALUE, false) <> '')",
+    ] {
+        denied_saying(&all, sql, "set_config can't be part of a definition");
+    }
+}

@@ -192,3 +192,13 @@ fn the_denial_of_a_computed_output_names_the_column() {
     let rule: Option<Arc<str>> = None;
     assert_eq!(deny.rule, rule);
 }
+
+#[test]
+fn rows_of_a_masked_table_are_not_put_into_an_order() {
+    allowed(&masked(), "CLUSTER orders USING by_total");
+    denied_saying(
+        &masked(),
+        "CLUSTER customers USING by_ssn",
+        "rows in an index's order",
+    );
+}

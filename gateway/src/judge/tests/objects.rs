@@ -230,3 +230,39 @@ fn a_statement_with_very_many_calls_is_judged_in_little_time() {
         started.elapsed()
     );
 }
+
+#[test]
+fn where_something_is_moved_to_needs_a_rule_too() {
+    let other = allow("ddl", "other.*");
+    denied_saying(
+        &other,
+        "ALTER TABLE other.orders SET SCHEMA public",
+        "ddl on public.orders",
+    );
+    allowed(&other, "ALTER TABLE other.orders RENAME TO audit");
+    let one = allow("ddl", "other.orders");
+    denied_saying(
+        &one,
+        "ALTER TABLE other.orders RENAME TO audit",
+        "ddl on other.audit",
+    );
+}
+
+#[test]
+fn what_goes_with_what_is_named_needs_a_rule_for_all() {
+    let rules = format!(
+        "{}{}",
+        allow("ddl", "public.*"),
+        allow("truncate", "public.orders")
+    );
+    allowed(&rules, "DROP TABLE orders");
+    denied_saying(&rules, "DROP TABLE orders CASCADE", "with CASCADE");
+    denied_saying(
+        &rules,
+        "ALTER TABLE orders DROP COLUMN paid CASCADE",
+        "ddl (with",
+    );
+    allowed(&rules, "TRUNCATE orders");
+    denied_saying(&rules, "TRUNCATE orders CASCADE", "truncate");
+    allowed(&allow("ddl,truncate", ""), "TRUNCATE orders CASCADE");
+}
