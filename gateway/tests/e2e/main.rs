@@ -16,5 +16,6 @@ mod psql;
 mod questions;
 mod refusing;
 mod restart;
+mod sequences;
 mod sessions;
 mod support;
