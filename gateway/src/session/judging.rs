@@ -225,7 +225,8 @@ impl Judging {
             Decision::Deny(deny) => Some(Rc::new(deny.clone())),
             Decision::Allow(_) => None,
         });
-        let denied = denied.or_else(|| limited_beside_write(&verdicts).map(Rc::new));
+        let denied =
+            denied.or_else(|| limited_beside_others(&verdicts, &analysis.statements).map(Rc::new));
         Ruling {
             sensitive: verdicts.iter().any(|v| v.sensitive),
             analysis,
@@ -417,16 +418,22 @@ fn limited(decision: &Decision, statement: &Statement) -> bool {
     returns && (allow.limits.max_rows.is_some() || allow.limits.max_bytes.is_some())
 }
 
-/// The denial of a text that writes, and in which another statement may exceed a limit: the client
-/// would take all of it for rolled back, but the server has committed it by then.
-fn limited_beside_write(verdicts: &[Verdict]) -> Option<Deny> {
-    let together = verdicts.len() > 1
-        && verdicts.iter().any(|v| v.limited)
-        && verdicts.iter().any(|v| v.writes);
-    together.then(|| Deny {
+/// The denial of a text in which a statement may exceed a limit, and another writes or, behind it, ends or
+/// begins a transaction: the client would take that for rolled back or not done, but the server has done it
+/// by then.
+fn limited_beside_others(verdicts: &[Verdict], statements: &[sql::Statement]) -> Option<Deny> {
+    let first = verdicts.iter().position(|v| v.limited)?;
+    let mut behind = statements.iter().skip(first + 1);
+    let what = if verdicts.len() > 1 && verdicts.iter().any(|v| v.writes) {
+        "in one text with one that writes"
+    } else if behind.any(|s| s.shape.transaction.is_some()) {
+        "in one text before transaction control"
+    } else {
+        return None;
+    };
+    Some(Deny {
         rule: None,
-        message: "a statement whose result is limited can't stand in one text with one that writes"
-            .to_owned(),
+        message: format!("a statement whose result is limited can't stand {what}"),
         hint: Some("send the statements one by one".to_owned()),
         sqlstate: INSUFFICIENT_PRIVILEGE,
     })
@@ -472,7 +479,7 @@ fn side_effects_of(statement: &Statement) -> SideEffects {
             .iter()
             .any(|t| matches!(t.effect, Effect::Ddl | Effect::Procedural)),
         copies_in: statement.shape.copy == Some(CopyDirection::In),
-        commits: statement.shape.transaction == Some(sql::TransactionVerb::Commit),
+        transacts: statement.shape.transaction.is_some(),
     }
 }
 
@@ -495,13 +502,26 @@ pub(super) fn ambiguous_name(names: &[&[u8]]) -> Option<Deny> {
         })
 }
 
-/// The denial of a request that uses a name which Weir didn't see being made.
-pub(super) fn unknown_name(what: &str) -> Deny {
+/// The denial of a request that uses a statement which Weir didn't see being made.
+pub(super) fn unknown_statement() -> Deny {
     Deny {
         rule: None,
-        message: format!("this {what} was not made through the extended protocol of this session"),
+        message:
+            "this prepared statement was not made through the extended protocol of this session"
+                .to_owned(),
         hint: Some("prepare it with a Parse message".to_owned()),
         sqlstate: "26000",
+    }
+}
+
+/// The same of a portal.
+pub(super) fn unknown_portal() -> Deny {
+    Deny {
+        rule: None,
+        message: "this portal was not made through the extended protocol of this session"
+            .to_owned(),
+        hint: Some("make it with a Bind message".to_owned()),
+        sqlstate: "34000",
     }
 }
 

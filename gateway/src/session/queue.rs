@@ -216,6 +216,12 @@ impl Queue {
         self.discarding
     }
 
+    /// Whether what comes until the next Sync is to be skipped: the server discards it, or a limit was
+    /// exceeded in front of it and the client takes it for discarded.
+    pub(super) fn skips(&self) -> bool {
+        self.discarding || self.has_exceeded()
+    }
+
     /// Whether anything of the extended protocol was entered since the last Sync.
     pub(super) fn is_unsynced(&self) -> bool {
         self.unsynced
@@ -377,7 +383,11 @@ impl Queue {
         self.limited &= !self.entries.is_empty();
         self.copies &= !self.entries.is_empty();
         match &entry.owed {
-            Owed::Parse { name, prepared, .. } => {
+            Owed::Parse {
+                name,
+                prepared,
+                asked_by: AskedBy::Client,
+            } => {
                 self.texts += prepared.text_length();
                 let replaced = self.statements.insert(name.clone(), Rc::clone(prepared));
                 self.texts -= replaced.map_or(0, |old| old.text_length());
@@ -391,9 +401,17 @@ impl Queue {
             Owed::Close {
                 kind: TargetKind::Statement,
                 name,
-            } => {
-                let closed = self.statements.remove(name);
-                self.texts -= closed.map_or(0, |old| old.text_length());
+            } => self.forget_statement(name),
+            // What stands under no name at the server is Weir's now, and nothing to a client.
+            Owed::Parse {
+                asked_by: AskedBy::Weir,
+                ..
+            } => self.forget_statement(&[]),
+            // A simple query takes the places of both without a name. One that was denied does so to
+            // its client.
+            Owed::Query(_) | Owed::FailTransaction { .. } | Owed::Own(_) => {
+                self.forget_statement(&[]);
+                self.unnamed_portal = None;
             }
             Owed::Close {
                 kind: TargetKind::Portal,
@@ -457,6 +475,11 @@ impl Queue {
         told
     }
 
+    fn forget_statement(&mut self, name: &[u8]) {
+        let forgotten = self.statements.remove(name);
+        self.texts -= forgotten.map_or(0, |old| old.text_length());
+    }
+
     /// Forgets all prepared statements: SQL has changed what names mean.
     pub(super) fn forget_statements(&mut self) {
         self.statements.clear();
@@ -475,7 +498,9 @@ impl Queue {
             let here = entry.segment == self.segment;
             match &entry.owed {
                 Owed::Parse {
-                    name: n, prepared, ..
+                    name: n,
+                    prepared,
+                    asked_by: AskedBy::Client,
                 } if **n == *name => {
                     return if here {
                         Found::Is(Rc::clone(prepared))
@@ -492,10 +517,11 @@ impl Queue {
                 Owed::Execute(p) if p.run.borrow().side_effects.statements => {
                     return if here { Found::Unknown } else { Found::Wait };
                 }
+                Owed::Query(b) if b.runs.iter().any(|r| r.side_effects.statements) => {
+                    return Found::Wait;
+                }
                 // A simple query also drops the unnamed statement.
-                Owed::Query(b)
-                    if name.is_empty() || b.runs.iter().any(|r| r.side_effects.statements) =>
-                {
+                Owed::Query(_) | Owed::FailTransaction { .. } | Owed::Own(_) if name.is_empty() => {
                     return Found::Wait;
                 }
                 _ => {}

@@ -172,8 +172,8 @@ where
 
     async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
         self.heed(&seen).await?;
-        // The server would discard it unread; what it doesn't get needs no judging.
-        let discarded = self.link.queue.borrow().is_discarding();
+        // What the server doesn't get needs no judging.
+        let skipped = self.link.queue.borrow().skips();
         match seen.tag {
             b'S' | b'X' | b'H' | b'c' if !seen.body().is_empty() => {
                 // The server fails at it, and then ignores what comes, or doesn't.
@@ -184,7 +184,7 @@ where
                 self.quit(&seen).await?;
                 return Ok(ControlFlow::Break(End::ClientQuit));
             }
-            _ if discarded => {}
+            _ if skipped => {}
             b'Q' => self.query(&seen).await?,
             b'P' => self.parse(&seen).await?,
             b'B' => self.bind(&seen).await?,
@@ -250,9 +250,10 @@ where
         Ok(())
     }
 
-    /// A COMMIT waits until no result before it can exceed its limit any more: the client takes the
-    /// transaction of one that does for failed, and so the server is made to.
-    async fn before_explicit_commit(
+    /// A COMMIT, and whatever else a failed transaction takes otherwise, waits until no result before
+    /// it can exceed its limit any more: the client takes the transaction of one that does for failed,
+    /// and so the server is made to.
+    async fn before_transaction_control(
         &mut self,
         seen: &Seen<'_>,
         judged: &Judged,
@@ -262,7 +263,7 @@ where
             // A COPY gets its data from behind this.
             queue.may_exceed() && !queue.owes_copy_in()
         };
-        if judged.ruling.side_effects.commits && waits(self.link) {
+        if judged.ruling.side_effects.transacts && waits(self.link) {
             self.flush(seen);
             self.wait_while(seen, waits).await?;
         }
@@ -325,8 +326,8 @@ where
             return Ok(());
         }
         self.before_commit(seen).await?;
-        self.before_explicit_commit(seen, &judged).await?;
-        if self.link.queue.borrow().is_discarding() {
+        self.before_transaction_control(seen, &judged).await?;
+        if self.link.queue.borrow().skips() {
             return Ok(());
         }
         if judged.ruling.sensitive && !judged.probed.get() {
@@ -361,9 +362,6 @@ where
         let queue = self.link.queue.borrow();
         if !queue.is_unsynced() {
             return None;
-        }
-        if queue.has_exceeded() {
-            return Some(limit_exceeded());
         }
         // It would commit what the client takes for rolled back.
         let commits = queue.writes() && judged.ruling.verdicts.iter().any(|v| v.limited);
@@ -432,7 +430,7 @@ where
                 continue;
             };
             self.settle(seen).await?;
-            if self.link.queue.borrow().is_discarding() {
+            if self.link.queue.borrow().skips() {
                 return Ok(Looked::Failed);
             }
             let prepared = Prepared::new(Rc::new(self.link.judging.borrow_mut().judge_part(text)));

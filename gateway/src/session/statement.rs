@@ -98,8 +98,8 @@ pub(super) struct SideEffects {
     pub(super) catalog: bool,
     /// COPY FROM STDIN: the client's data becomes part of the statement.
     pub(super) copies_in: bool,
-    /// COMMIT: what came before it stands.
-    pub(super) commits: bool,
+    /// BEGIN, COMMIT, ROLLBACK and their like: what came before stands, or doesn't.
+    pub(super) transacts: bool,
 }
 
 impl SideEffects {
@@ -112,7 +112,7 @@ impl SideEffects {
             search_path: self.search_path || other.search_path,
             catalog: self.catalog || other.catalog,
             copies_in: self.copies_in || other.copies_in,
-            commits: self.commits || other.commits,
+            transacts: self.transacts || other.transacts,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::judging::{
-    ambiguous_name, bound_before_change, limit_exceeded, too_many_names, unknown_name,
+    ambiguous_name, bound_before_change, too_many_names, unknown_portal, unknown_statement,
 };
 use super::super::link::{Error, Link};
 use super::super::queue::{AskedBy, Found, Owed};
@@ -17,6 +17,9 @@ use crate::mask::{Planned, Refusal};
 use crate::policy::Deny;
 use crate::record::Via;
 use crate::wire::{self, TargetKind, request};
+
+/// What a Parse that can't succeed is called: the statement without a name stays.
+const REFUSED: &[u8] = b"weir_refused";
 
 impl<C, U> Half<'_, C, U>
 where
@@ -34,7 +37,10 @@ where
         }
         let judged = self.judge(seen, parse.text).await?;
         if let Some(deny) = &judged.ruling.denied {
-            self.deny_extended(seen, &judged, deny, Via::Parse);
+            self.record_denied(&judged, deny, Via::Parse);
+            // The server drops the statement without a name before it reads the new one's text.
+            let name: &[u8] = if parse.name.is_empty() { b"" } else { REFUSED };
+            self.refuse_under(seen, name, deny);
             return Ok(());
         }
         for (verdict, statement) in judged
@@ -73,6 +79,7 @@ where
         // Answers to the client's own questions of before come first.
         let waits = |link: &Link<C, U>| link.queue.borrow().awaits_description(prepared);
         if waits(self.link) {
+            self.flush(seen);
             self.wait_while(seen, waits).await?;
         }
         prepared.asked(self.link.judging.borrow().generation());
@@ -100,7 +107,7 @@ where
             return Ok(());
         }
         let Some(prepared) = self.statement(seen, bind.statement).await? else {
-            self.refuse_extended(seen, &Rc::new(unknown_name("prepared statement")));
+            self.refuse_extended(seen, &Rc::new(unknown_statement()));
             return Ok(());
         };
         let judged = self.current(&prepared);
@@ -122,7 +129,7 @@ where
                 return Ok(());
             }
         };
-        if self.link.queue.borrow().is_discarding() {
+        if self.link.queue.borrow().skips() {
             return Ok(());
         }
         let run = self.start_portal(&judged, Some(bind.arguments), shape.as_deref());
@@ -252,13 +259,12 @@ where
             return Ok(());
         }
         let Some(portal) = self.portal(seen, execute.portal).await? else {
-            self.refuse_extended(seen, &Rc::new(unknown_name("portal")));
+            self.refuse_extended(seen, &Rc::new(unknown_portal()));
             return Ok(());
         };
         let judged = self.current(&portal.prepared);
-        self.before_explicit_commit(seen, &judged).await?;
-        if judged.ruling.side_effects.commits && self.link.queue.borrow().has_exceeded() {
-            self.refuse_extended(seen, &Rc::new(limit_exceeded()));
+        self.before_transaction_control(seen, &judged).await?;
+        if self.link.queue.borrow().skips() {
             return Ok(());
         }
         if judged.ruling.generation != portal.generation.get() {
@@ -356,9 +362,12 @@ where
 
     /// Makes the server fail at this place: a Parse that can't succeed stands in for the message.
     pub(super) fn refuse_extended(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
+        self.refuse_under(seen, REFUSED, deny);
+    }
+
+    fn refuse_under(&mut self, seen: &Seen<'_>, name: &[u8], deny: &Rc<Deny>) {
         self.push(Owed::Denied(Rc::clone(deny)));
         let text = refused_text(deny.rule.as_deref());
-        // Named, so that the unnamed statement stays.
-        request::parse(self.splice.insert(seen.source), b"weir_refused", &text);
+        request::parse(self.splice.insert(seen.source), name, &text);
     }
 }

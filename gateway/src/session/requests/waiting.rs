@@ -93,7 +93,7 @@ where
             self.settle(seen).await?;
         }
         let mut queue = self.link.queue.borrow_mut();
-        Ok(!queue.take_answered() && !queue.is_discarding())
+        Ok(!queue.take_answered() && !queue.skips())
     }
 
     /// Forwards what there is and waits until the server owes nothing.

@@ -4,7 +4,7 @@
 use super::super::link::{End, Error};
 use super::stage::{
     Stage, begun, bind, complete, description, error, execute, f, on_stage, parse, query, ready,
-    row, sync,
+    row, show, sync,
 };
 
 /// A statement is prepared, and the answer asked for by a Flush.
@@ -173,4 +173,90 @@ async fn a_message_that_has_to_be_empty_and_is_not_ends_the_session() {
         })
         .await;
     }
+}
+
+/// A simple query that ran, and one that was denied without the server.
+#[tokio::test]
+async fn a_simple_query_takes_the_places_that_have_no_name() {
+    for denied in [false, true] {
+        on_stage(|mut s| async move {
+            prepared(&mut s).await;
+            s.client_says(&sync()).await;
+            s.server_gets(&sync()).await;
+            s.server_says(&ready(b'I')).await;
+            s.client_gets(&ready(b'I')).await;
+            if denied {
+                s.client_says(&query("DROP TABLE orders")).await;
+                s.client_is_refused("42501", "").await;
+                s.client_gets(&ready(b'I')).await;
+            } else {
+                s.client_says(&query("SELECT 1")).await;
+                s.server_gets(&query("SELECT 1")).await;
+                let answer = [complete("SELECT 1"), ready(b'I')].concat();
+                s.server_says(&answer).await;
+                s.client_gets(&answer).await;
+            }
+            s.client_says(&[bind("", ""), sync()].concat()).await;
+            let (tag, body) = s.server_frame().await;
+            assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+            s.server_gets(&sync()).await;
+            s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+                .await;
+            s.client_is_refused("26000", "prepared statement").await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_portal_without_a_name_is_gone_behind_a_simple_query() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let run = [parse("", "SELECT 1"), bind("", ""), execute(""), sync()].concat();
+        s.client_says(&run).await;
+        s.server_gets(&run).await;
+        let answer = [
+            f(b'1', b""),
+            f(b'2', b""),
+            complete("SELECT 1"),
+            ready(b'T'),
+        ]
+        .concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&query("SELECT 1")).await;
+        s.server_gets(&query("SELECT 1")).await;
+        let answer = [error("22012", "division by zero"), ready(b'E')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&[execute(""), sync()].concat()).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        s.client_is_refused("34000", "portal").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_denied_text_without_a_name_takes_the_place_of_the_last() {
+    on_stage(|mut s| async move {
+        for name in ["", "named"] {
+            s.client_says(&parse(name, "DROP TABLE orders")).await;
+            let (tag, body) = s.server_frame().await;
+            assert_eq!(tag, b'P');
+            let stays = body.starts_with(b"weir_refused\0/*");
+            let goes = body.starts_with(b"\0/*");
+            assert_eq!((stays, goes), (!name.is_empty(), name.is_empty()));
+            s.client_says(&sync()).await;
+            s.server_gets(&sync()).await;
+            s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+                .await;
+            s.client_is_refused("42501", "").await;
+            s.client_gets(&ready(b'I')).await;
+        }
+    })
+    .await;
 }

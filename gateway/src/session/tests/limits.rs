@@ -293,14 +293,23 @@ async fn a_commit_behind_the_sync_of_an_exceeded_result_finds_the_transaction_fa
 }
 
 #[tokio::test]
-async fn a_query_behind_an_exceeded_result_without_its_sync_fails() {
-    for text in ["COMMIT", "SELECT 1"] {
+async fn what_comes_behind_an_exceeded_result_is_skipped_up_to_its_sync() {
+    let run = |text| [parse("", text), bind("", ""), execute("")].concat();
+    for skipped in [
+        query("COMMIT"),
+        query("BEGIN"),
+        query("DROP TABLE customers"),
+        run("INSERT INTO orders VALUES (1)"),
+        parse("a", "SELECT 1"),
+    ] {
         on_stage(|mut s| async move {
             exceeded(&mut s).await;
-            s.client_says(&query(text)).await;
-            let (tag, body) = s.server_frame().await;
-            assert_eq!((tag, show(&body).contains("refused this")), (b'P', true));
+            s.client_says(&[skipped, sync()].concat()).await;
             s.server_gets(&sync()).await;
+            s.server_says(&ready(b'I')).await;
+            s.client_gets(&ready(b'I')).await;
+            s.client_says(&query("SELECT 1")).await;
+            s.server_gets(&query("SELECT 1")).await;
         })
         .await;
     }
@@ -414,4 +423,24 @@ async fn a_limit_holds_for_what_runs_by_its_name() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_limited_result_and_transaction_control_behind_it_are_two_texts() {
+    on_stage(|mut s| async move {
+        for text in [
+            "SELECT id FROM limited; COMMIT",
+            "SELECT id FROM limited; ROLLBACK",
+            "SELECT id FROM limited; BEGIN",
+        ] {
+            s.client_says(&query(text)).await;
+            s.client_is_refused("42501", "before transaction control")
+                .await;
+            s.client_gets(&ready(b'I')).await;
+        }
+        let before = query("BEGIN; SELECT id FROM limited");
+        s.client_says(&before).await;
+        s.server_gets(&before).await;
+    })
+    .await;
 }

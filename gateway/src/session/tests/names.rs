@@ -214,9 +214,11 @@ async fn a_commit_in_a_pipeline_waits_too() {
             .await;
         s.client_gets(&[begins, rows].concat()).await;
         s.client_is_refused("54000", "limit").await;
-        let (tag, body) = s.server_frame().await;
-        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+        // The client takes it for skipped, and so it is.
         s.server_gets(&sync()).await;
+        s.server_says(&ready(b'T')).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'Q', true));
         s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
             .await;
         s.client_gets(&ready(b'E')).await;
@@ -268,6 +270,21 @@ async fn named_texts_without_end_are_refused() {
         assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
         s.server_says(&error("42601", "syntax error")).await;
         s.client_is_refused("54000", "too many named").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_description_that_the_client_asked_for_is_waited_for_and_asked_to_be_sent() {
+    on_stage(|mut s| async move {
+        let asked = prepares_cards_of_a_path_that_changes(&mut s).await;
+        let describe = f(b'D', b"Sx\0");
+        s.client_says(&[describe.clone(), bind("", "x")].concat())
+            .await;
+        s.server_gets(&[describe, f(b'H', b"")].concat()).await;
+        s.server_says(&described(CARDS[0])).await;
+        s.client_gets(&described(CARDS[0])).await;
+        s.server_gets(&asked).await;
     })
     .await;
 }

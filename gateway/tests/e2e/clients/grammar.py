@@ -137,6 +137,8 @@ class Sequence:
         denied = any(twin.startswith("denied") for twin in twins)
         # The server has committed by the time that the limit is exceeded.
         denied |= len(kinds) > 1 and any(k.limited for k in kinds) and any(k.writes for k in kinds)
+        limits = [i for i, k in enumerate(kinds) if k.limited]
+        denied |= bool(limits) and any(k in TRANSACTION for k in kinds[limits[0] + 1 :])
         # One of Weir's two parsers takes all that follows for data.
         denied |= any(k.copies and any(t.strip(" ;") for t in twins[i + 1 :]) for i, k in enumerate(kinds))
         looked_at = [twin for twin in twins if twin.startswith("SELECT 'denied")]
