@@ -3,8 +3,9 @@
 //! PostgreSQL's own grammar is the authority (`authority`); the walk over its tree is an explicit
 //! match over the kinds of node, and what isn't listed is [`Effect::Unknown`]. A second parser
 //! must not disagree (`second_opinion`). Guaranteed: [`analyse`] never panics, and its time and
-//! memory are linear in the text; every statement has at least one touch; a relation is left out
-//! only where it certainly is a common table expression.
+//! memory are linear in the text (`walk` counts, and refuses what is out of proportion); every
+//! statement has at least one touch; a relation is left out only where it certainly is a common
+//! table expression.
 //!
 //! The parts: `walk` (shared state, depth), `query` and `from` (SELECT, scopes), `dml`, `expr` and
 //! `json`, `utility`, `ddl` and `table` (all other statements), `columns` (use of columns).
@@ -223,13 +224,22 @@ impl Analysis {
 fn statement(text: &str, raw: &RawStmt) -> Result<Statement, Failure> {
     let span = authority::span(text, raw.stmt_location, raw.stmt_len)
         .ok_or_else(|| Failure::of(FailureKind::Internal))?;
-    let mut walk = Walk::default();
+    let mut walk = Walk::over(span.len());
     let tag = walk.statement(raw.stmt())?;
+    walk.step()?;
     if walk.touches.is_empty() {
         // SELECT 1
         walk.effect(Effect::Read);
     }
     Ok(walk.into_statement(span, tag))
+}
+
+impl Statement {
+    /// How many things it holds.
+    fn size(&self) -> usize {
+        let names = self.functions.len() + self.attributes.len() + self.settings.len();
+        self.touches.len() + names + self.columns.size()
+    }
 }
 
 impl Walk {

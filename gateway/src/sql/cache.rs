@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
-use super::{Analysis, alike, analyse};
+use super::{Analysis, Statement, alike, analyse};
 
 /// A bounded map from text to analysis. Two generations: when the young one is full it becomes
 /// the old one, and what was old and not asked for since is dropped. So what is in use stays, and
@@ -19,8 +19,10 @@ pub struct Cache {
 impl Cache {
     /// Entries of one generation.
     const ENTRIES: usize = 512;
-    /// Bytes of text of one generation. An analysis is a small multiple of its text.
-    const BYTES: usize = 256 << 10;
+    /// Weight of one generation, in bytes: 512 ordinary statements take a quarter of it.
+    const BYTES: usize = 2 << 20;
+    /// An analysis that weighs more is not kept: it would push out many others.
+    const HEAVIEST: usize = Self::BYTES / 8;
     /// Longer texts are seldom sent twice, and are not kept.
     const LONGEST: usize = 16 << 10;
 
@@ -46,13 +48,26 @@ impl Cache {
     }
 
     fn keep(&mut self, text: Box<str>, analysis: Rc<Analysis>) {
-        if self.young.len() >= Self::ENTRIES || self.young_bytes + text.len() > Self::BYTES {
+        let weight = weight(&text, &analysis);
+        if weight > Self::HEAVIEST {
+            return;
+        }
+        if self.young.len() >= Self::ENTRIES || self.young_bytes + weight > Self::BYTES {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
-        self.young_bytes += text.len();
+        self.young_bytes += weight;
         self.young.insert(text, analysis);
     }
+}
+
+/// About the memory of an entry, in bytes.
+fn weight(text: &str, analysis: &Analysis) -> usize {
+    /// A touch or label takes some more, with its name and its place in a map; an edge less.
+    const OF_A_THING: usize = 64;
+    let things: usize = analysis.statements.iter().map(Statement::size).sum();
+    let statements = analysis.statements.len() * size_of::<Statement>();
+    text.len() + statements + things * OF_A_THING
 }
 
 /// Whether an analysis may hold words of its text: those of an error.
@@ -113,13 +128,32 @@ mod tests {
         for i in 0..100 {
             cache.analyse(&format!("SELECT '{padding}{i}'"));
         }
-        let bytes: usize = cache
-            .young
-            .keys()
-            .chain(cache.old.keys())
-            .map(|k| k.len())
-            .sum();
-        assert!(bytes <= 2 * Cache::BYTES);
+        assert!(held(&cache) <= 2 * Cache::BYTES);
+    }
+
+    fn held(cache: &Cache) -> usize {
+        let entries = cache.young.iter().chain(&cache.old);
+        entries.map(|(text, a)| weight(text, a)).sum()
+    }
+
+    #[test]
+    fn an_analysis_weighs_what_it_holds() {
+        let analysed = |text: &str| weight(text, &analyse(text));
+        let padded = format!("SELECT '{}'", "x".repeat(2000));
+        let names = format!("SELECT {}", vec!["a"; 1000].join(","));
+        assert!(analysed(&padded) < 2 * padded.len() + 1000);
+        assert!(analysed(&names) > 50 * names.len());
+
+        let mut cache = Cache::default();
+        for i in 0..100 {
+            cache.analyse(&format!("{names},{i}"));
+            assert!(held(&cache) <= 2 * Cache::BYTES);
+        }
+        assert!(cache.young.len() + cache.old.len() < 40);
+        let heavy = format!("SELECT {}", vec!["a"; 5000].join(","));
+        let kept = cache.young.len();
+        cache.analyse(&heavy);
+        assert_eq!(cache.young.len(), kept);
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl ColumnUse {
         Some(label.clone())
     }
 
+    /// How many things it holds.
+    pub(super) fn size(&self) -> usize {
+        self.labels.len() + self.relations.len() + self.edges.len() + self.used.len()
+    }
+
     fn reach(&self, start: Vec<NodeId>) -> Vec<bool> {
         let mut next: Vec<Vec<NodeId>> = vec![Vec::new(); self.labels.len()];
         for (from, to) in &self.edges {

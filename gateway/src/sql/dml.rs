@@ -87,6 +87,10 @@ const ONE_VALUE: &[&str] = &[
     "upper",
 ];
 
+/// Calls that are looked at in a row of VALUES, which has no more columns than a table. An INSERT in
+/// it looks at its own again.
+const CALLS_MOST: usize = 1600;
+
 /// Whether an INSERT's source is as many rows as are written down. In a lone row of VALUES, and in no
 /// other, the server takes functions that return sets; `calls` are all that there are.
 fn is_one_by_one(source: Node<'_>, calls: &[Name]) -> bool {
@@ -98,7 +102,7 @@ fn is_one_by_one(source: Node<'_>, calls: &[Name]) -> bool {
     };
     match s.values_lists().len() {
         0 => false,
-        1 => calls.iter().all(one_value),
+        1 => calls.len() <= CALLS_MOST && calls.iter().all(one_value),
         _ => true,
     }
 }

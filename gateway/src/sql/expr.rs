@@ -115,6 +115,7 @@ impl Walk {
     /// An expression, or a list of them. Chains that lean to the left are followed by the loop.
     pub(super) fn expr(&mut self, mut node: Node<'_>) -> Walked {
         loop {
+            self.step()?;
             node = match node {
                 Node::None
                 | Node::ParamRef(_)
@@ -173,6 +174,8 @@ impl Walk {
             Node::MinMaxExpr(m) => self.exprs(m.args()),
             Node::GroupingFunc(g) => self.exprs(g.args()),
             Node::GroupingSet(g) => self.exprs(g.content()),
+            // The columns of `(a, b) = ..` share the one source.
+            Node::MultiAssignRef(m) if m.colno > 1 => Ok(()),
             Node::MultiAssignRef(m) => self.expr(m.source()),
             Node::CaseExpr(c) => {
                 self.expr(c.arg())?;

@@ -11,6 +11,8 @@ pub enum FailureKind {
     TooLong,
     /// Nested more deeply than the analysis follows.
     TooDeep,
+    /// More work than a statement of its length should make.
+    TooMuchWork,
     /// A NUL byte, which no text of the protocol can hold.
     Nul,
     /// The tree was not what it should be; for example, an escape made invalid UTF-8.
@@ -36,6 +38,9 @@ impl Failure {
             FailureKind::Syntax => "syntax error",
             FailureKind::TooLong => "the statement is longer than 16 MiB",
             FailureKind::TooDeep => "the statement is nested too deeply to be analysed",
+            FailureKind::TooMuchWork => {
+                "the statement would take far more work to analyse than its length allows"
+            }
             FailureKind::Nul => "the statement holds a NUL byte",
             FailureKind::Internal => "the statement could not be analysed",
             FailureKind::Disagreement => "two parsers read the statement differently",

@@ -131,23 +131,31 @@ impl Walk {
             let column = self.columns.column(name.sval().unwrap_or_default());
             self.columns.use_node(column);
         }
+        // Where a join is looked at as a whole, one node stands for its items from there on: the
+        // joins around it don't look at each of them again.
         if j.is_natural {
-            for item in &items[first..] {
-                self.columns.use_node(*item);
-            }
+            let node = self.columns.query();
+            self.gather(items, first, node);
+            self.columns.use_node(node);
         }
         self.expr(j.quals())?;
         if let Some(alias) = j.alias() {
             let node = self
                 .columns
                 .bind(alias.aliasname().unwrap_or_default(), None);
-            for item in &items[first..] {
-                self.columns.flow(*item, node);
-            }
+            self.gather(items, first, node);
             for alias in alias.colnames() {
                 self.flow_to_alias(Some(node), alias);
             }
         }
         Ok(())
+    }
+
+    /// Puts a node in the place of the items from `first` on, which flow to it.
+    fn gather(&mut self, items: &mut Vec<NodeId>, first: usize, node: NodeId) {
+        for item in items.drain(first..) {
+            self.columns.flow(item, node);
+        }
+        items.push(node);
     }
 }

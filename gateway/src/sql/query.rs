@@ -13,7 +13,7 @@ use pg_raw_parse::{
 };
 
 use super::{
-    Effect, Failure, Name, ObjectKind,
+    Effect, Failure, ObjectKind,
     columns::NodeId,
     expr::Reference,
     walk::{Outputs, Walk, Walked},
@@ -114,7 +114,7 @@ impl Walk {
             self.on_relation(Effect::Ddl, into.rel());
             self.definitions(into.options())?;
         }
-        let before = self.touches.len();
+        let before = (self.relations_read, self.unlocked.len());
         let mut items = Vec::new();
         for item in s.from_clause() {
             self.item_of_from(item, &mut items)?;
@@ -145,19 +145,18 @@ impl Walk {
         Ok(outputs)
     }
 
-    /// FOR UPDATE and its like take locks on the relations of the FROM, or on some of them.
-    fn lock_rows(&mut self, before: usize) {
-        let locked: Vec<Name> = self.touches[before..]
-            .iter()
-            .filter(|t| t.effect == Effect::Read && t.kind == ObjectKind::Relation)
-            .filter_map(|t| t.object.clone())
-            .collect();
-        if locked.is_empty() {
+    /// FOR UPDATE and its like take locks on the relations of the FROM, or on some of them. Those
+    /// that a sub-select in it has locked already are not locked again.
+    fn lock_rows(&mut self, (relations_before, unlocked_before): (usize, usize)) {
+        if self.relations_read == relations_before {
             self.effect(Effect::Lock);
         }
-        for name in locked {
-            self.touch(Effect::Lock, ObjectKind::Relation, Some(name));
+        for read in self.unlocked.split_off(unlocked_before) {
+            let name = self.touches[read].object.clone();
+            self.touch(Effect::Lock, ObjectKind::Relation, name);
         }
+        // Where nothing is executed, a lock is a read.
+        self.unlocked.truncate(unlocked_before);
     }
 
     fn group_key(&mut self, key: Node<'_>, outputs: &Outputs) -> Walked {
@@ -194,15 +193,20 @@ impl Walk {
         flow: Flow,
     ) -> Result<Outputs, Failure> {
         let mut outputs = self.no_outputs();
+        let mut all_flow = false;
         for target in list {
+            self.step()?;
             let plain = match target.val() {
                 Node::ColumnRef(c) if target.indirection().is_empty() => Some(Reference::of(c)),
                 _ => None,
             };
             let (node, is_star) = match plain {
                 Some(Reference::Star) => {
-                    for item in items {
-                        self.columns.flow(*item, outputs.query);
+                    // A second `*` brings nothing new.
+                    if !std::mem::replace(&mut all_flow, true) {
+                        for item in items {
+                            self.columns.flow(*item, outputs.query);
+                        }
                     }
                     (None, true)
                 }

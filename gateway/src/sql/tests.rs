@@ -275,6 +275,8 @@ fn shapes_say_what_the_session_needs() {
     ] {
         assert!(shape(text).derives, "{text}");
     }
+    let many = format!("INSERT INTO a VALUES ({})", listed("now()", 1601));
+    assert!(shape(&many).derives);
     assert!(!shape("INSERT INTO a VALUES (1, now()), (2, now())").derives);
     assert!(!shape("INSERT INTO a VALUES (1, now())").derives);
     assert!(shape("PREPARE p AS SELECT 1").prepares);
@@ -318,6 +320,117 @@ fn an_unlisted_statement_says_its_kind() {
     assert_eq!(s.touches[0].effect, Effect::Unknown);
     assert!(s.unknown.is_some());
     assert!(s.columns.forbidden_use(&|_| Some(vec![])).is_none());
+}
+
+/// What a walk over a text makes: its steps and all that it finds; bounded by what so many bytes
+/// allow.
+fn work(text: &str, bytes: usize) -> Result<usize, Failure> {
+    authority::with_tree(text, |tree| {
+        let mut walk = Walk::over(bytes);
+        for raw in tree.iter() {
+            walk.statement(raw.stmt())?;
+            walk.step()?;
+        }
+        Ok(walk.work())
+    })
+}
+
+fn listed(item: &str, times: usize) -> String {
+    vec![item; times].join(",")
+}
+
+fn nested(open: &str, levels: usize, inner: &str, close: &str) -> String {
+    format!("{}{inner}{}", open.repeat(levels), close.repeat(levels))
+}
+
+/// Texts of size `n` with two parts, each of size `n`, whose product would be the work if the one
+/// were walked for each of the other. Where parts nest, it would even double at each level.
+fn products(n: usize) -> Vec<String> {
+    let (a, names) = (listed("a", n), listed("a", 8 * n));
+    let innermost = format!("SELECT 1 FROM {names}");
+    let locked = nested("SELECT 1 FROM (", n, &innermost, " FOR UPDATE) x");
+    let innermost = format!("SELECT 1 FROM {a}");
+    let planned = nested("SELECT 1 FROM (", n / 8, &innermost, " FOR UPDATE) x");
+    // More leaves than a chain of joins can have, which is not walked so far down.
+    let tree = vec![vec!["a"; n].join(" CROSS JOIN "); 8].join(") CROSS JOIN (");
+    let tree = format!("({tree})");
+    let assigned = nested(
+        "UPDATE t SET (a,b)=(WITH x AS (",
+        n / 2,
+        "TABLE t",
+        ")TABLE x)",
+    );
+    vec![
+        format!("SELECT {} FROM {a}", listed("*", n)),
+        format!("DELETE FROM t USING {a} RETURNING {}", listed("*", n)),
+        format!("{locked} FOR UPDATE"),
+        format!("EXPLAIN {planned}"),
+        format!("UPDATE t SET ({a}) = (SELECT {names})"),
+        format!("UPDATE t SET ({a}) = ({}1)", "1+".repeat(n)),
+        assigned,
+        format!(
+            "SELECT 1 FROM {}",
+            nested("(", n, &tree, " CROSS JOIN a) AS j")
+        ),
+        format!("SELECT 1 FROM {tree}{}", " NATURAL JOIN a".repeat(n)),
+        format!("WITH c AS (SELECT {a}) SELECT 1 FROM {}", listed("c", n)),
+        format!(
+            "WITH c AS (SELECT {a}) SELECT 1 FROM {}",
+            listed("c x(a,b)", n)
+        ),
+        format!(
+            "SELECT {} WINDOW w AS (ORDER BY {a})",
+            listed("f() OVER w", n)
+        ),
+        format!("SELECT {a} GROUP BY {}", listed("GROUPING SETS (1, 2)", n)),
+        format!("INSERT INTO t({a}) VALUES {}", listed("(1,2)", n)),
+        format!(
+            "MERGE INTO t USING s ON {}true {}",
+            "a AND ".repeat(n),
+            "WHEN MATCHED THEN DELETE ".repeat(n)
+        ),
+        format!("{}SELECT {a}", format!("SELECT {a} UNION ").repeat(4)),
+    ]
+}
+
+#[test]
+fn the_work_grows_as_the_text_does() {
+    for (small, large) in products(20).iter().zip(&products(80)) {
+        let [less, more] = [small, large].map(|text| work(text, 1 << 18).unwrap());
+        let (longer, head) = (large.len() / small.len() + 1, &small[..small.len().min(60)]);
+        assert!(more <= longer * less, "{less} to {more}: {head}");
+    }
+}
+
+#[test]
+fn the_densest_texts_make_half_of_the_work_that_is_allowed() {
+    let n = 3000;
+    let dense = [
+        format!("SELECT * FROM {} FOR UPDATE", listed("a", n)),
+        format!("SELECT a{}", "+a".repeat(n)),
+        format!("SELECT {}", listed("a!b", n)),
+        format!("SELECT {}", listed("a.max", n)),
+        format!("SELECT f({})", listed("(SELECT)", n)),
+        format!("INSERT INTO t VALUES {}", listed("(1,now(),NULL)", n)),
+        format!("SELECT 1 FROM {}", listed("(a NATURAL JOIN a)a", n)),
+    ];
+    let ordinary = include_str!("testdata/ordinary.txt").lines();
+    for text in ordinary.chain(dense.iter().map(String::as_str)) {
+        let head = &text[..text.len().min(60)];
+        assert!(work(text, text.len() / 2).is_ok(), "{head}");
+    }
+}
+
+#[test]
+fn more_work_than_the_length_allows_is_refused() {
+    let text = format!("SELECT {}", listed("a", 1000));
+    let failure = work(&text, 10).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TooMuchWork);
+    let analysis = Analysis::failed(&text, failure);
+    assert_eq!(analysis.statements[0].touches[0].effect, Effect::Unknown);
+    // Without an expression or a level, too.
+    let failure = work(&format!("DROP TABLE {}", listed("a", 1000)), 10).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TooMuchWork);
 }
 
 /// The statements of all files, as seeds.

@@ -3,7 +3,8 @@
 //! The walk is an explicit match over the kinds of node. A kind that isn't listed where it occurs
 //! makes the statement `Unknown`, with the kind's name as the reason: a grammar that grows never
 //! opens a hole. Depth is bounded, so that the stack is: left-deep chains of operators and set
-//! operations, the only ones that real statements nest deeply, are walked by loops.
+//! operations, the only ones that real statements nest deeply, are walked by loops. Work is bounded
+//! by the statement's length, so that time and memory are.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,6 +24,13 @@ use super::{
 /// The deepest nesting that is walked. A level costs under 4 KiB of stack in a debug build and
 /// much less in a release, of the 2 MiB that a thread has.
 pub(super) const MAX_DEPTH: usize = 300;
+
+/// The work that a byte of a statement may make: steps of the walk, and things that it finds. The
+/// densest text, `SELECT * FROM a,a,a FOR UPDATE`, makes three; so what makes more than this is an
+/// error of the walk, one part of the tree walked for each of another.
+const WORK_PER_BYTE: usize = 8;
+/// The work that the shortest statement may make.
+const WORK_AT_LEAST: usize = 256;
 
 /// The names of common table expressions that are in scope.
 #[derive(Default)]
@@ -101,12 +109,45 @@ pub(super) struct Walk {
     pub(super) column_references: usize,
     /// Inside an EXPLAIN that doesn't execute: whatever is touched is only read.
     pub(super) only_planned: bool,
+    /// How many touches so far read a relation.
+    pub(super) relations_read: usize,
+    /// Which of them no FOR UPDATE has locked yet, by position.
+    pub(super) unlocked: Vec<usize>,
     depth: usize,
+    steps: usize,
+    /// The most work that the statement's length allows.
+    work_most: usize,
 }
 
 pub(super) type Walked = Result<(), Failure>;
 
 impl Walk {
+    /// Over a statement of so many bytes.
+    pub(super) fn over(bytes: usize) -> Walk {
+        Walk {
+            work_most: WORK_AT_LEAST + bytes * WORK_PER_BYTE,
+            ..Walk::default()
+        }
+    }
+
+    /// One step of the walk, as long as its work stays in proportion to the statement.
+    pub(super) fn step(&mut self) -> Walked {
+        self.steps += 1;
+        if self.work() > self.work_most {
+            return Err(Failure::of(FailureKind::TooMuchWork));
+        }
+        Ok(())
+    }
+
+    pub(super) fn work(&self) -> usize {
+        self.steps
+            + self.touches.len()
+            + self.functions.len()
+            + self.attributes.len()
+            + self.settings.len()
+            + self.columns.size()
+    }
+
     /// Goes one level down.
     pub(super) fn nested<T>(
         &mut self,
@@ -115,6 +156,7 @@ impl Walk {
         if self.depth >= MAX_DEPTH {
             return Err(Failure::of(FailureKind::TooDeep));
         }
+        self.step()?;
         self.depth += 1;
         let walked = walk(self);
         self.depth -= 1;
@@ -134,6 +176,11 @@ impl Walk {
         if self.only_planned && touch.effect != Effect::Unknown {
             touch.effect = Effect::Read;
             touch.has_where = None;
+        }
+        let reads = touch.effect == Effect::Read && touch.kind == ObjectKind::Relation;
+        if reads && touch.object.is_some() {
+            self.relations_read += 1;
+            self.unlocked.push(self.touches.len());
         }
         self.touches.push(touch);
     }
