@@ -6,7 +6,8 @@
 //! 1. it changes no setting that Weir's own reading of SQL depends on (`settings`),
 //! 2. every object that each of its names *can* mean, and every function that isn't a harmless
 //!    built-in (`functions`), is covered by the policy's rules,
-//! 3. where columns are masked for the agent, it doesn't use one elsewhere than as a plain output
+//! 3. what it writes through a view is covered too (`through`),
+//! 4. where columns are masked for the agent, it doesn't use one elsewhere than as a plain output
 //!    and doesn't reach around the masks (`masked`). This holds in observe mode too.
 //!
 //! Needing no rule ([`Need::Nothing`]): transaction control (not two-phase commit), harmless
@@ -27,9 +28,11 @@ mod functions;
 mod masked;
 mod objects;
 mod settings;
+mod through;
 
 use functions::Calls;
 pub use masked::non_plain_output_denied;
+pub use through::Unsettled;
 
 use crate::{
     catalog::Catalog,
@@ -52,6 +55,8 @@ pub struct View<'a> {
     /// Schemas that an unqualified name is looked up in; `None` where that isn't known, and any
     /// schema could be meant.
     pub search_path: Option<&'a [Box<str>]>,
+    /// What the session has defined that the catalog may not have yet.
+    pub unsettled: &'a Unsettled,
 }
 
 /// What becomes of a statement.
@@ -245,6 +250,9 @@ impl Judge<'_> {
                 has_where: *has_where,
                 need,
             });
+        }
+        if *kind == ObjectKind::Relation {
+            through::add(self, name, touch, out);
         }
     }
 

@@ -214,7 +214,8 @@ pub struct ResolvedTouch {
     /// What is done.
     pub effect: Effect,
     /// To what: schema and name. Something outside of all schemas (a role, a schema) has an empty
-    /// schema, which only a pattern with `*` in its place matches.
+    /// schema, which only a pattern with `*` in its place matches. What [`Need::Anywhere`] leaves open
+    /// is empty too.
     pub object: Option<(Box<str>, Box<str>)>,
     /// Of an update or delete: whether it has a WHERE. Where it isn't known, rules that deny match
     /// and rules that allow don't.
@@ -233,6 +234,9 @@ pub enum Need {
     /// A rule that allows it and names the object without a `*`: it is too dangerous to be
     /// allowed by accident.
     Named,
+    /// A rule that allows it in all schemas, as it can't be told which one is meant; on all objects
+    /// where the name is empty too. A rule denies it if it does so in any.
+    Anywhere,
 }
 
 /// What becomes of a statement.

@@ -137,6 +137,8 @@ pub struct Shape {
     /// Its output goes somewhere that masks can't follow: CREATE TABLE AS, SELECT INTO, CREATE
     /// VIEW, RULE or FUNCTION, INSERT .. SELECT, DECLARE CURSOR, PREPARE.
     pub derives: bool,
+    /// CREATE VIEW, also within CREATE SCHEMA.
+    pub makes_view: bool,
     /// PREPARE: the touches are those of the body.
     pub prepares: bool,
     /// DECLARE .. WITH HOLD: the cursor outlives its transaction.

@@ -154,7 +154,7 @@ fn installs_or_runs_code(statement: &Statement) -> bool {
     let code = tag != "CALL" && touches(Effect::Procedural).next().is_some();
     let renames =
         tag == "ALTER" && touches(Effect::Ddl).any(|touch| touch.kind == ObjectKind::Other);
-    code || renames || tag == "CREATE VIEW"
+    code || renames || statement.shape.makes_view
 }
 
 /// Values of a masked relation would go where masks can't follow.

@@ -16,7 +16,7 @@ use crate::{
 
 /// A database as far as judging knows it: relations as `schema.name kind: columns`, functions as
 /// `schema.name volatility`.
-const RELATIONS: [&str; 14] = [
+const RELATIONS: [&str; 18] = [
     "public.customers r: id name ssn",
     "public.orders r: id customer_id total paid",
     "other.orders r: id",
@@ -31,6 +31,10 @@ const RELATIONS: [&str; 14] = [
     "information_schema.user_mapping_options v: option_value",
     "public.pg_stat_statements v: query",
     "public.computed r: id",
+    "vault.audit_log r: id",
+    "vault.inner v: id",
+    "public.outer v: id",
+    "public.broken v: id",
 ];
 
 const FUNCTIONS: [&str; 28] = [
@@ -64,13 +68,21 @@ const FUNCTIONS: [&str; 28] = [
     "information_schema._pg_expandarray i",
 ];
 
+/// The rule of a view that reads one relation.
+fn reads(relation: u32) -> String {
+    format!(
+        "({{QUERY :rtable ({{RTE :relid {relation}}}) :targetList ({{TARGETENTRY :resno 1 :resorigtbl 0 \
+         :resorigcol 0 :resjunk false}})}})"
+    )
+}
+
 fn catalog() -> Catalog {
     let mut rows = SnapshotRows::default();
     for (n, relation) in (0u32..).zip(RELATIONS) {
         let (head, columns) = relation.split_once(": ").unwrap();
         let (name, kind) = head.split_once(' ').unwrap();
         let (schema, name) = name.split_once('.').unwrap();
-        let oid = if schema == "public" || schema == "other" {
+        let oid = if ["public", "other", "vault"].contains(&schema) {
             20_000 + n
         } else {
             1_000 + n
@@ -92,12 +104,17 @@ fn catalog() -> Catalog {
                 typmod: -1,
             });
         }
-        if name == "v_opaque" {
-            rows.rules.push(RuleRow {
-                view: oid,
-                action: "not a tree".into(),
-            });
-        }
+        let action = match name {
+            "v_opaque" => "not a tree".to_owned(),
+            "inner" | "outer" => reads(oid - 1),
+            // Of a relation that isn't there.
+            "broken" => reads(99_999),
+            _ => continue,
+        };
+        rows.rules.push(RuleRow {
+            view: oid,
+            action: action.into(),
+        });
     }
     for (n, function) in (0u32..).zip(FUNCTIONS) {
         let (name, volatility) = function.split_once(' ').unwrap();
@@ -159,13 +176,15 @@ fn judge_all(rules_text: &str, sql: &str, path: Option<&[Box<str>]>) -> Vec<Judg
     let (rules, catalog) = (rules(rules_text), catalog());
     let (masks, unresolved) = mask::resolve(rules.mask_requests(), &catalog);
     assert!(unresolved.is_empty(), "{unresolved:?}");
+    let analysis = sql::analyse(sql);
+    let settled = Unsettled::default();
     let view = View {
         policy: &rules,
         catalog: &catalog,
         masks: &masks,
         search_path: path,
+        unsettled: &settled.with(&analysis.statements),
     };
-    let analysis = sql::analyse(sql);
     let judge = |statement| judge(sql, statement, &view).because(analysis.failure.as_ref());
     analysis.statements.iter().map(judge).collect()
 }

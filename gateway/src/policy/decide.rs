@@ -209,6 +209,8 @@ impl SubjectPolicy {
                 format!("no rule allows agent {agent} {what} by its exact name"),
                 format!("a rule must name it without \"*\" to allow effect {what}"),
             )
+        } else if touch.need == Need::Anywhere {
+            self.not_told(touch)
         } else if touch.effect == Effect::Unknown {
             (
                 format!("no rule allows agent {agent} a statement that Weir can't analyse"),
@@ -229,6 +231,27 @@ impl SubjectPolicy {
             message,
             hint: Some(hint),
             sqlstate: INSUFFICIENT_PRIVILEGE,
+        }
+    }
+
+    /// Message and hint where nothing allows what can't be told.
+    fn not_told(&self, touch: &ResolvedTouch) -> (String, String) {
+        let effect = touch.effect.as_str();
+        let agent = &self.agent;
+        match &touch.object {
+            Some((_, name)) if !name.is_empty() => (
+                format!(
+                    "no rule allows agent {agent} {effect} on {name} in all schemas, and which one is meant can't be told"
+                ),
+                "name the schema".to_owned(),
+            ),
+            _ => (
+                format!(
+                    "no rule allows agent {agent} {effect} on all objects, and which ones are behind a view can't be told"
+                ),
+                "name the table itself; a view that was just made or changed can be used after a moment"
+                    .to_owned(),
+            ),
         }
     }
 
@@ -270,9 +293,14 @@ fn matches(rule: &Rule, touch: &ResolvedTouch) -> bool {
     };
     let object = rule.objects.is_empty()
         || touch.object.as_ref().is_some_and(|(schema, name)| {
-            rule.objects
-                .iter()
-                .any(|object| object.matches(schema, name))
+            let anywhere = touch.need == Need::Anywhere && rule.verdict == Verdict::Deny;
+            rule.objects.iter().any(|object| {
+                if anywhere {
+                    name.is_empty() || object.name.matches(name)
+                } else {
+                    object.matches(schema, name)
+                }
+            })
         });
     condition && object
 }

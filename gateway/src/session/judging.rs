@@ -4,6 +4,7 @@
 //! only as long as its [`Generation`] is the current one, so that open sessions are judged by a
 //! new policy from their next statement on.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use super::statement::{Generation, Judged, Path, Ruling, SideEffects, Verdict};
 use super::stored::{ByName, Made, Stored, Under};
 use crate::catalog::Catalog;
-use crate::judge::{self, View};
+use crate::judge::{self, Unsettled, View};
 use crate::mask::{self, MaskSet, Planned};
 use crate::policy::{
     Decision, Deny, EffectSet, INSUFFICIENT_PRIVILEGE, Limits, Subject, SubjectPolicy,
@@ -69,6 +70,9 @@ pub(super) struct Judging {
     generation: Generation,
     /// Cleared once the session has changed its path: then a name may mean any schema's object.
     search_path: Option<Vec<Box<str>>>,
+    unsettled: Unsettled,
+    /// The transaction that is open may have changed the catalog.
+    redefines: bool,
     stored: Stored,
     /// On what terms EXECUTE and FETCH run.
     by_name: ByName,
@@ -102,6 +106,8 @@ impl Judging {
             masks,
             generation,
             search_path,
+            unsettled: Unsettled::default(),
+            redefines: false,
             stored: Stored::default(),
             by_name: ByName::default(),
             judged: HashMap::new(),
@@ -113,8 +119,12 @@ impl Judging {
     /// Takes a new policy or catalog, if there is one. Returns the policy's SHA-256 if it changed.
     pub(super) fn follow(&mut self) -> Option<[u8; 32]> {
         let policy_moved = self.active.has_changed().unwrap_or(false);
-        if !policy_moved && !self.catalog.has_changed().unwrap_or(false) {
+        let catalog_moved = self.catalog.has_changed().unwrap_or(false);
+        if !policy_moved && !catalog_moved {
             return None;
+        }
+        if catalog_moved && !self.redefines {
+            self.unsettled = Unsettled::default();
         }
         self.policy = Arc::clone(&self.active.borrow_and_update());
         self.snapshot = Arc::clone(&self.catalog.borrow_and_update());
@@ -198,6 +208,7 @@ impl Judging {
             catalog: &self.snapshot,
             masks: &self.masks,
             search_path,
+            unsettled: &self.unsettled.with(&analysis.statements),
         };
         let mut verdicts: Vec<Verdict> = analysis
             .statements
@@ -315,6 +326,10 @@ impl Judging {
 
     /// The server has told that no transaction is open, and owes nothing.
     pub(super) fn transaction_ended(&mut self) {
+        if std::mem::take(&mut self.redefines) {
+            // A snapshot that was taken within it doesn't have what it has made.
+            self.refresh.notify_one();
+        }
         if self.stored.transaction_ended() {
             self.update_terms();
         }
@@ -344,6 +359,7 @@ impl Judging {
             policy: self.policy.generation,
             catalog: self.snapshot.generation(),
             first_path: self.search_path.is_some(),
+            views: self.unsettled.has_views(),
         }
     }
 
@@ -359,6 +375,9 @@ impl Judging {
     /// A text goes upstream: from here on names may mean something else.
     pub(super) fn forwarded(&mut self, judged: &Judged) {
         let effects = judged.ruling.side_effects;
+        if effects.catalog {
+            self.redefine(&judged.ruling.analysis.statements);
+        }
         if !(effects.statements || effects.portals || effects.holds || effects.search_path) {
             return;
         }
@@ -387,6 +406,16 @@ impl Judging {
             self.judged.clear();
         }
         self.update_terms();
+    }
+
+    /// A definition goes upstream: what stands behind a name may be another relation.
+    fn redefine(&mut self, statements: &[Statement]) {
+        self.redefines = true;
+        if let Cow::Owned(unsettled) = self.unsettled.with(statements) {
+            self.unsettled = unsettled;
+            self.generation.terms += 1;
+            self.judged.clear();
+        }
     }
 
     /// A text has run: the catalog may be another.

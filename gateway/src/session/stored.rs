@@ -88,6 +88,8 @@ pub(super) struct Under {
     /// Whether its names are looked up on the path that the session began with, which is known; not
     /// in any schema.
     pub(super) first_path: bool,
+    /// Whether the session has made views that the catalog may not have yet.
+    pub(super) views: bool,
 }
 
 /// What gets a name.
@@ -236,6 +238,7 @@ mod tests {
             policy,
             catalog: 1,
             first_path: true,
+            views: false,
         }
     }
 

@@ -407,6 +407,7 @@ impl Walk {
 
     fn create_view(&mut self, s: &ViewStmt) -> Walked {
         self.shape.derives = true;
+        self.shape.makes_view = true;
         self.on_relation(Effect::Ddl, s.view());
         self.definitions(s.options())?;
         self.query(s.query(), Flow::Plain).map(drop)

@@ -279,6 +279,13 @@ fn shapes_say_what_the_session_needs() {
     assert!(shape(&many).derives);
     assert!(!shape("INSERT INTO a VALUES (1, now()), (2, now())").derives);
     assert!(!shape("INSERT INTO a VALUES (1, now())").derives);
+    for text in [
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE SCHEMA s CREATE VIEW v AS SELECT 1",
+    ] {
+        assert!(shape(text).makes_view, "{text}");
+    }
+    assert!(!shape("CREATE MATERIALIZED VIEW v AS SELECT 1").makes_view);
     assert!(shape("PREPARE p AS SELECT 1").prepares);
     assert_eq!(shape("EXECUTE p").stored, Some(Stored::Execute));
     assert!(shape("DECLARE c CURSOR WITH HOLD FOR SELECT 1").holds);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::{
     catalog::Catalog,
-    judge::{self, View},
+    judge::{self, Unsettled, View},
     mask::{self, MaskSet},
     policy::{Decision, ResolvedTouch, SubjectPolicy},
     sql::{self, Effect, Name},
@@ -36,13 +36,15 @@ impl Case {
         // Nothing resolves in an empty catalog; masks are found by name.
         let (masks, _) = mask::resolve(policy.mask_requests(), &catalog);
         let path = [Box::from("public")];
+        let analysis = sql::analyse(text);
+        let settled = Unsettled::default();
         let view = View {
             policy,
             catalog: &catalog,
             masks: &masks,
             search_path: Some(&path),
+            unsettled: &settled.with(&analysis.statements),
         };
-        let analysis = sql::analyse(text);
         let statements = analysis.statements.iter().map(|statement| {
             let touches = judge::touches_offline(statement, &view);
             let judgement =

@@ -151,6 +151,7 @@ fn reasons(trace: &Trace<'_>) -> String {
             "needs a rule that allows the agent anything, and there is none".to_owned(),
         ),
         Need::Named => reasons.insert(0, "needs a rule that names it without \"*\"".to_owned()),
+        Need::Anywhere => reasons.insert(0, "needs a rule for all schemas".to_owned()),
         Need::Rule => {}
     }
     if reasons.is_empty() {
@@ -235,6 +236,7 @@ fn touch_json(trace: &Trace<'_>) -> Value {
             Need::Nothing => "nothing",
             Need::Rule => "rule",
             Need::Named => "rule that names it",
+            Need::Anywhere => "rule for all schemas",
         },
         "covered": trace.covered,
         "rules": rules.collect::<Vec<_>>(),

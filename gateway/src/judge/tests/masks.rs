@@ -83,6 +83,10 @@ fn masked_relations_cant_be_taken_elsewhere() {
             "it could uncover them",
         ),
         (
+            "CREATE SCHEMA s CREATE VIEW v AS SELECT * FROM orders",
+            "it could uncover them",
+        ),
+        (
             "CREATE RULE r AS ON SELECT TO orders DO INSTEAD SELECT * FROM customers",
             "it could uncover them",
         ),

@@ -56,6 +56,82 @@ fn a_prepared_text_is_judged_for_every_search_path() {
 }
 
 #[test]
+fn what_is_written_through_a_view_is_written_to_all_that_it_reads() {
+    let public = allow("insert,update,delete,read,lock", "public.*");
+    for (sql, effect) in [
+        ("DELETE FROM outer", "delete"),
+        ("INSERT INTO outer VALUES (1)", "insert"),
+        ("UPDATE outer SET id = 1", "update"),
+        ("SELECT * FROM outer FOR UPDATE", "lock"),
+        (
+            "WITH d AS (DELETE FROM outer RETURNING id) SELECT 1",
+            "delete",
+        ),
+    ] {
+        let sql = sql.replace("outer", "public.outer");
+        denied_saying(&public, &sql, &format!("{effect} on vault.inner"));
+        let inner = format!("{public}{}", allow(effect, "vault.inner"));
+        denied_saying(&inner, &sql, &format!("{effect} on vault.audit_log"));
+        allowed(&format!("{public}{}", allow(effect, "vault.*")), &sql);
+    }
+    allowed(&public, "SELECT * FROM public.outer");
+    // Its rule isn't understood, or leads to what isn't known.
+    for view in ["v_opaque", "broken"] {
+        denied_saying(
+            &public,
+            &format!("DELETE FROM {view}"),
+            "delete on all objects",
+        );
+        allowed(&allow("delete", "*.*"), &format!("DELETE FROM {view}"));
+    }
+    let scoped = format!(
+        "{}[[rule]]\nname = \"d\"\neffects = [\"delete\"]\nobjects = [\"vault.audit_log\"]\n\
+         when = {{ has_where = false }}\ndecision = \"deny\"\n",
+        allow("delete,read", "")
+    );
+    denied_saying(&scoped, "DELETE FROM public.outer", "rule \"d\"");
+    allowed(&scoped, "DELETE FROM public.outer WHERE id = 1");
+}
+
+#[test]
+fn what_is_behind_a_view_that_was_just_made_isnt_known() {
+    let some = format!(
+        "{}[[rule]]\nname = \"d\"\neffects = [\"delete\"]\nobjects = [\"vault.audit_log\"]\ndecision = \"deny\"\n",
+        allow("ddl,read,delete,insert", "")
+    );
+    let last = |sql: &str| {
+        judge_all(&some, sql, Some(&["public".into()]))
+            .pop()
+            .unwrap()
+    };
+    for sql in [
+        "CREATE VIEW s.v AS SELECT * FROM vault.audit_log; DELETE FROM s.v",
+        "CREATE SCHEMA s CREATE VIEW v AS SELECT * FROM vault.audit_log; DELETE FROM s.v",
+        "ALTER VIEW public.outer RENAME TO o; DELETE FROM o",
+        "DROP TABLE orders; CREATE VIEW orders AS SELECT * FROM vault.audit_log; DELETE FROM orders",
+        "DROP TABLE orders; ALTER VIEW public.outer RENAME TO orders; DELETE FROM orders",
+    ] {
+        let decision = last(sql).decision;
+        assert!(
+            matches!(&decision, Decision::Deny(deny) if deny.rule.as_deref() == Some("d")),
+            "{sql}: {decision:?}"
+        );
+    }
+    for sql in [
+        "CREATE TABLE n (id int); DELETE FROM n",
+        "CREATE VIEW s.v AS SELECT 1; DELETE FROM orders",
+        "CREATE VIEW s.v AS SELECT 1; INSERT INTO n VALUES (1)",
+        "CREATE VIEW s.v AS SELECT 1; SELECT * FROM s.v",
+    ] {
+        let decision = last(sql).decision;
+        assert!(
+            matches!(decision, Decision::Allow(_)),
+            "{sql}: {decision:?}"
+        );
+    }
+}
+
+#[test]
 fn transactions_harmless_settings_and_reading_nothing_need_no_rule() {
     let rules = allow("read", "public.*");
     for sql in [

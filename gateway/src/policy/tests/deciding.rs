@@ -179,6 +179,40 @@ fn what_must_be_named_isnt_covered_by_a_pattern() {
 }
 
 #[test]
+fn what_can_be_anywhere_is_allowed_by_a_rule_for_all_schemas_alone_and_denied_by_one_for_any() {
+    let rule = |objects: &str, decision: &str| {
+        format!(
+            "[[rule]]\nname = \"{decision}\"\neffects = [\"delete\"]\n{objects}\ndecision = \"{decision}\"\n"
+        )
+    };
+    let anywhere = |name: &str| {
+        [ResolvedTouch {
+            need: Need::Anywhere,
+            ..touch(Effect::Delete, &format!(".{name}"))
+        }]
+    };
+    for (objects, named, unnamed) in [
+        ("", true, true),
+        ("objects = [\"*.*\"]", true, true),
+        ("objects = [\"*.t\"]", true, false),
+        ("objects = [\"public.*\"]", false, false),
+        ("objects = [\"p*.t\"]", false, false),
+    ] {
+        let policy = policy(&rule(objects, "allow"));
+        for (name, expected) in [("t", named), ("", unnamed)] {
+            let allows = matches!(decide(&policy, &anywhere(name)), Decision::Allow(_));
+            assert_eq!(allows, expected, "{objects} {name:?}");
+        }
+    }
+    for (objects, named) in [("public.t", true), ("public.u", false), ("p*.*", true)] {
+        let deny = rule(&format!("objects = [\"{objects}\"]"), "deny");
+        let policy = policy(&format!("{}{deny}", rule("", "allow")));
+        let denies = |name| matches!(decide(&policy, &anywhere(name)), Decision::Deny(_));
+        assert_eq!((denies("t"), denies("")), (named, true), "{objects}");
+    }
+}
+
+#[test]
 fn an_observed_rule_records_its_denial_and_covers_and_limits_nothing() {
     let text = format!(
         "{READ}\n[[rule]]\nname = \"o\"\nmode = \"observe\"\neffects = [\"read\"]\ndecision = \"deny\"\n\

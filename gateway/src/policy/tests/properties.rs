@@ -44,7 +44,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
 }
 
 fn any_touch() -> impl Strategy<Value = ResolvedTouch> {
-    let need = prop::sample::select(vec![Need::Rule, Need::Nothing, Need::Named]);
+    let need = prop::sample::select(vec![Need::Rule, Need::Nothing, Need::Named, Need::Anywhere]);
     let object = prop::option::of((
         prop::sample::select(vec!["public", "s"]),
         prop::sample::select(vec!["a", "b"]),
