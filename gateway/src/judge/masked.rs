@@ -60,7 +60,9 @@ impl Reach {
         let masks = judge.view.masks;
         let known = judge.view.catalog.resolve(name, judge.path());
         for relation in &known {
-            if self.relation.is_none() && masks.is_sensitive(relation.oid) {
+            let sensitive =
+                || masks.is_sensitive(relation.oid) || !coming(judge, relation).is_empty();
+            if self.relation.is_none() && sensitive() {
                 self.relation = Some(called(relation));
             }
             self.shows(&relation.schema, &relation.name);
@@ -234,11 +236,25 @@ fn masked_columns(judge: &Judge<'_>, name: &Name) -> Option<Vec<Box<str>>> {
     } else {
         known
             .into_iter()
-            .filter_map(|relation| masks.masked_columns(relation))
-            .flatten()
+            .flat_map(|relation| {
+                let mut columns = coming(judge, relation);
+                columns.extend(masks.masked_columns(relation).unwrap_or_default());
+                columns
+            })
             .collect()
     };
     (!columns.is_empty()).then_some(columns)
+}
+
+/// Masked columns that the statement may mean and the snapshot's relation doesn't have: somebody may
+/// have just added them.
+fn coming(judge: &Judge<'_>, relation: &Relation) -> Vec<Box<str>> {
+    let mentioned = |column: &str| judge.statement.columns.mentions(column);
+    let catalog = judge.view.catalog;
+    judge
+        .view
+        .masks
+        .coming_columns(catalog, relation, &mentioned)
 }
 
 /// The relation of the statement that a masked column is of.
@@ -254,7 +270,7 @@ fn owner(judge: &Judge<'_>, column: &str) -> Option<String> {
             .next()?;
         columns
             .iter()
-            .any(|of| **of == *column)
+            .any(|of| **of == *column || &**of == "*")
             .then(|| format!("{schema}.{name}"))
     })
 }

@@ -137,6 +137,33 @@ impl MaskSet {
         (!columns.is_empty()).then(|| columns.into_iter().cloned().collect())
     }
 
+    /// Columns that masks name for a relation or its [`kin`], that are `mentioned` and that none of
+    /// these has in the snapshot: they may be newer. `*`, for the relation itself, always may.
+    pub fn coming_columns(
+        &self,
+        catalog: &Catalog,
+        relation: &Relation,
+        mentioned: &dyn Fn(&str) -> bool,
+    ) -> Vec<Box<str>> {
+        let mut coming = Vec::new();
+        let mut kindred = None;
+        for request in &self.requests {
+            let matches = |r: &Relation| (request.objects)(Some(&r.schema), &r.name);
+            let itself = matches(relation);
+            for column in request.columns.iter() {
+                if &**column == "*" {
+                    coming.extend(itself.then(|| column.clone()));
+                } else if mentioned(column) && relation.column(column).is_none() {
+                    let kindred: &Vec<_> = kindred.get_or_insert_with(|| kin(catalog, relation));
+                    let lacks = |r: &&Relation| matches(r) && r.column(column).is_none();
+                    let may_come = itself || kindred.iter().any(lacks);
+                    coming.extend(may_come.then(|| column.clone()));
+                }
+            }
+        }
+        coming
+    }
+
     /// Whether reading a relation touches anything masked, even if no column of it shows that: a
     /// view that filters by a masked column can still tell of it in an error. Unknown relations do.
     pub fn is_sensitive(&self, oid: Oid) -> bool {

@@ -47,7 +47,8 @@ const ANONYMOUS: &str = "";
 impl ColumnUse {
     /// The first use of a masked column anywhere but in a plain output: its name, or that of the
     /// relation or alias whose whole row is used. `masked` gives the masked columns of a relation
-    /// that the statement names; `None` where it has none. Errs on the side of `Some`.
+    /// that the statement names, `*` for every one; `None` where it has none. Errs on the side of
+    /// `Some`.
     pub fn forbidden_use(
         &self,
         masked: &dyn Fn(&Name) -> Option<Vec<Box<str>>>,
@@ -60,7 +61,12 @@ impl ColumnUse {
             };
             relation_label.get_or_insert(&relation.name);
             start.push(*node);
-            start.extend(columns.iter().filter_map(|c| self.columns.get(c)));
+            if columns.iter().any(|column| &**column == "*") {
+                // Which of the statement's columns are this relation's isn't known.
+                start.extend(self.columns.values());
+            } else {
+                start.extend(columns.iter().filter_map(|c| self.columns.get(c)));
+            }
         }
         let relation_label = relation_label?;
         if self.opaque {
@@ -81,6 +87,11 @@ impl ColumnUse {
     /// How many things it holds.
     pub(super) fn size(&self) -> usize {
         self.labels.len() + self.relations.len() + self.edges.len() + self.used.len()
+    }
+
+    /// Whether a column or alias of this name occurs anywhere.
+    pub fn mentions(&self, column: &str) -> bool {
+        self.columns.contains_key(column)
     }
 
     fn reach(&self, start: Vec<NodeId>) -> Vec<bool> {

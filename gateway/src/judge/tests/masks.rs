@@ -163,6 +163,68 @@ fn views_that_arent_understood_and_code_are_sensitive_and_unknown_relations_are_
 }
 
 #[test]
+fn a_masked_column_that_is_newer_than_the_catalog_is_masked() {
+    let rules = format!(
+        "{}[[rule]]\nname = \"n\"\neffects = [\"read\"]\nobjects = [\"public.orders\"]\ndecision = \"allow\"\n\
+         [[rule.mask]]\ncolumns = [\"pin\"]\nwith = \"redact\"\n\
+         [[rule]]\nname = \"b\"\neffects = [\"read\"]\nobjects = [\"public.newborn\"]\ndecision = \"allow\"\n\
+         [[rule.mask]]\ncolumns = [\"*\"]\nwith = \"redact\"\n",
+        allow("read,insert,update,delete,bulk_export", "*.*")
+    );
+    let judged = |sql| {
+        judge_before_columns_are_there(&rules, sql, Some(&["public".into()]))
+            .pop()
+            .unwrap()
+    };
+    for (sql, column) in [
+        ("SELECT id FROM orders WHERE pin LIKE '12%'", "pin"),
+        ("SELECT o.id FROM orders o ORDER BY o.pin", "pin"),
+        ("UPDATE orders SET paid = pin", "pin"),
+        ("SELECT 1 FROM newborn WHERE a = 1", "a"),
+        ("SELECT b FROM newborn n JOIN orders o ON o.id = n.c", "c"),
+        (
+            "SELECT x FROM (SELECT d AS x FROM newborn) s ORDER BY x",
+            "x",
+        ),
+    ] {
+        let Decision::Deny(deny) = judged(sql).decision else {
+            panic!("{sql} is allowed");
+        };
+        let told = deny
+            .message
+            .contains(&format!("column {column} of public."));
+        assert!(
+            told && deny.message.contains("is masked"),
+            "{}",
+            deny.message
+        );
+    }
+    for sql in [
+        "INSERT INTO orders SELECT 7, pin FROM orders",
+        "COPY (SELECT pin FROM orders) TO STDOUT",
+        "INSERT INTO other.orders SELECT a FROM newborn",
+    ] {
+        let judged = judged(sql);
+        assert!(matches!(judged.decision, Decision::Deny(_)), "{sql}");
+    }
+    for (sql, sensitive) in [
+        ("SELECT id, pin FROM orders WHERE id = 1", true),
+        ("SELECT a, b FROM newborn", true),
+        ("UPDATE orders SET pin = '1' WHERE id = 1", false),
+        ("SELECT count(*) FROM orders WHERE paid", false),
+        ("COPY orders TO STDOUT", false),
+        ("SELECT 1 FROM other.orders WHERE pin = '1'", false),
+    ] {
+        let judged = judged(sql);
+        assert!(
+            matches!(judged.decision, Decision::Allow(_)),
+            "{sql}: {judged:?}"
+        );
+        assert_eq!(judged.sensitive, sensitive, "{sql}");
+    }
+}
+
+#[test]
 fn masks_forbid_in_observe_mode_too() {
     let observed = format!("mode = \"observe\"\n{}", masked());
     denied_saying(

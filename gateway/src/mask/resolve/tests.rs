@@ -402,6 +402,25 @@ fn names_are_given_by_relation_and_for_relations_not_in_the_snapshot() {
 }
 
 #[test]
+fn a_column_that_a_mask_names_may_be_coming_to_the_relation_and_to_its_kin() {
+    let catalog = catalog();
+    let requests = ["pin", "ssn"].map(|column| request("customers", column, Mask::Redact));
+    let (set, _) = resolve(requests.to_vec(), &catalog);
+    let coming = |oid, mentioned: &'static str| {
+        let relation = catalog.relation(oid).expect("known");
+        set.coming_columns(&catalog, relation, &|column| column == mentioned)
+    };
+    let pin: Vec<Box<str>> = vec!["pin".into()];
+    assert_eq!(
+        (coming(CUSTOMERS, "pin"), coming(CHILD, "pin")),
+        (pin.clone(), pin)
+    );
+    for (oid, mentioned) in [(CUSTOMERS, "ssn"), (CUSTOMERS, "id"), (PLAIN, "pin")] {
+        assert!(coming(oid, mentioned).is_empty(), "{mentioned}");
+    }
+}
+
+#[test]
 fn rows_as_the_server_sends_them_build_the_same_generation() {
     let rows = |kind: &str| {
         let mut rows = SnapshotRows::default();
