@@ -38,6 +38,8 @@ pub struct Catalog {
     relations: Vec<Relation>,
     by_oid: HashMap<Oid, usize>,
     by_name: HashMap<Box<str>, Vec<usize>>,
+    /// The schemas that have an index of a name.
+    indexes: HashMap<Box<str>, Vec<Box<str>>>,
     functions: Vec<Function>,
     functions_by_name: HashMap<Box<str>, Vec<usize>>,
     functions_by_oid: HashMap<Oid, usize>,
@@ -243,7 +245,7 @@ impl Catalog {
     /// means `pg_catalog`'s and temporary relations. All matches along the path are returned, not
     /// the first alone, because the server leaves out schemas that the role may not use.
     pub fn resolve<'a>(&'a self, name: &sql::Name, path: Option<&[Box<str>]>) -> Vec<&'a Relation> {
-        let path = path.filter(|path| !path.iter().any(|schema| &**schema == "$user"));
+        let path = known(path);
         let candidates = self
             .by_name
             .get(&name.name)
@@ -254,6 +256,24 @@ impl Catalog {
             .map(|&i| &self.relations[i])
             .filter(|relation| in_scope(&relation.schema, name.schema.as_deref(), path))
             .collect()
+    }
+
+    /// The schema of every index that a name can mean, see [`resolve`](Self::resolve).
+    pub fn indexes<'a>(
+        &'a self,
+        name: &'a sql::Name,
+        path: Option<&'a [Box<str>]>,
+    ) -> impl Iterator<Item = &'a str> {
+        let path = known(path);
+        let schemas = self
+            .indexes
+            .get(&name.name)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        schemas
+            .iter()
+            .map(|schema| &**schema)
+            .filter(move |schema| in_scope(schema, name.schema.as_deref(), path))
     }
 
     /// Every function that a name can mean, overloads and all schemas (if unqualified) included.
@@ -294,6 +314,11 @@ impl Relation {
     pub fn attribute(&self, attnum: AttNum) -> Option<&Column> {
         self.columns.iter().find(|column| column.attnum == attnum)
     }
+}
+
+/// A path with `$user` counts as unknown.
+fn known(path: Option<&[Box<str>]>) -> Option<&[Box<str>]> {
+    path.filter(|path| !path.iter().any(|schema| &**schema == "$user"))
 }
 
 fn in_scope(schema: &str, named: Option<&str>, path: Option<&[Box<str>]>) -> bool {

@@ -239,11 +239,7 @@ impl Judge<'_> {
             ObjectKind::Other => objects::others(self, name),
         };
         for (schema, name) in candidates {
-            let need = if *kind == ObjectKind::Relation {
-                objects::need(&schema, &name)
-            } else {
-                Need::Rule
-            };
+            let need = objects::need(self, *kind, (&schema, &name));
             out.push(ResolvedTouch {
                 effect: *effect,
                 object: Some((schema, name)),
@@ -268,7 +264,7 @@ impl Judge<'_> {
             if let Some(name) = &read.object {
                 let relations = objects::relations(self, name, Effect::Read);
                 out.extend(relations.into_iter().map(|(schema, name)| {
-                    let need = objects::need(&schema, &name);
+                    let need = objects::need(self, ObjectKind::Relation, (&schema, &name));
                     ResolvedTouch {
                         object: Some((schema, name)),
                         ..without_object(Effect::BulkExport, need)

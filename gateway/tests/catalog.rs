@@ -244,6 +244,8 @@ const SCHEMA: &str = r#"
     CREATE VIEW over_activity AS SELECT pid, query FROM pg_stat_activity;
     CREATE VIEW by_activity AS SELECT query FROM pg_stat_get_activity(NULL);
     CREATE VIEW over_tables AS SELECT relname, upper(relname) AS u FROM pg_stat_user_tables;
+    CREATE SCHEMA vault CREATE TABLE salaries (id int, amount int) PARTITION BY RANGE (id)
+        CREATE INDEX salary ON salaries (amount);
     CREATE VIEW over_system AS SELECT relname, upper(relname) AS u FROM pg_class;
 "#;
 
@@ -340,6 +342,19 @@ fn views_are_traced_as_the_server_resolves_them() {
     assert!(set.is_sensitive(relation(&catalog, "filtered").oid));
     assert!(!set.is_sensitive(relation(&catalog, "orders").oid));
     assert_eq!(relation(&catalog, "pg_stats").depends, Depends::System);
+    let index = |schema: Option<&str>| sql::Name {
+        schema: schema.map(Into::into),
+        name: "salary".into(),
+    };
+    let path: [Box<str>; 1] = ["public".into()];
+    for (name, path, expected) in [
+        (index(None), None, &["vault"][..]),
+        (index(Some("vault")), Some(&path[..]), &["vault"]),
+        (index(None), Some(&path), &[]),
+    ] {
+        assert_eq!(catalog.indexes(&name, path).collect::<Vec<_>>(), expected);
+        assert_eq!(catalog.resolve(&name, path).len(), 0);
+    }
     let toast = "SELECT reltoastrelid FROM pg_class WHERE relname = 'customers_1'";
     let toast = postgres.text(toast).parse().expect("an oid");
     assert_eq!(set.of(toast, 1), Cover::Unknown);

@@ -26,6 +26,9 @@ pub(super) fn build(rows: SnapshotRows) -> Catalog {
         add_relation(&mut catalog, row);
     }
     add_columns(&mut catalog, rows.columns);
+    for (schema, name) in rows.indexes {
+        catalog.indexes.entry(name).or_default().push(schema);
+    }
     for row in rows.inherits {
         add_inheritance(&mut catalog, &row);
     }

@@ -32,6 +32,8 @@ pub enum Facts {
     Rules,
     /// What the rules depend on, column by column.
     Depends,
+    /// Schemas and names of indexes.
+    Indexes,
     /// [`InheritsRow`]s.
     Inherits,
     /// What generated columns are computed from.
@@ -52,7 +54,7 @@ pub const SEARCH_PATH: Query = Query {
 /// The rules of the server's own views (oids below 16384) aren't fetched: they are 3 MB of the
 /// 3 MB that `pg_rewrite` has, and show catalogs only. Toast tables, indexes and composite types
 /// are left out of the relations: a result that comes from one is unknown, and so refused.
-pub const QUERIES: [Query; 8] = [
+pub const QUERIES: [Query; 9] = [
     Query {
         facts: Facts::Relations,
         sql: "SELECT c.oid, n.nspname, c.relname, c.relkind \
@@ -89,6 +91,13 @@ pub const QUERIES: [Query; 8] = [
               AND d.refobjsubid <> 0 AND d.refobjid <> r.ev_class \
               AND r.ev_type = '1' AND r.ev_class >= 16384",
     },
+    // A statement can name one, and means one of its own schema; those of the server's can't be changed.
+    Query {
+        facts: Facts::Indexes,
+        sql: "SELECT n.nspname, c.relname \
+              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+              WHERE c.relkind IN ('i', 'I') AND c.oid >= 16384 AND n.nspname <> 'pg_toast'",
+    },
     Query {
         facts: Facts::Inherits,
         sql: "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits",
@@ -124,6 +133,8 @@ pub struct SnapshotRows {
     pub rules: Vec<RuleRow>,
     /// (view, relation, column) that a view's rule depends on, by `pg_depend`.
     pub depends: Vec<(Oid, Oid, AttNum)>,
+    /// Schemas and names of indexes.
+    pub indexes: Vec<(Box<str>, Box<str>)>,
     /// Inheritance and partitions.
     pub inherits: Vec<InheritsRow>,
     /// (relation, generated column, column that it is computed from).
@@ -275,6 +286,7 @@ impl SnapshotRows {
             Facts::Depends => self
                 .depends
                 .push((row.parsed()?, row.parsed()?, row.parsed()?)),
+            Facts::Indexes => self.indexes.push((row.text()?, row.text()?)),
             Facts::Inherits => self.inherits.push(InheritsRow {
                 child: row.parsed()?,
                 parent: row.parsed()?,

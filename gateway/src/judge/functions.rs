@@ -6,7 +6,7 @@
 //! string) are guarded: a rule must name them. A name that the catalog doesn't know counts as a
 //! user's function.
 
-use super::{Judge, objects::Object, objects::unresolved, without_object};
+use super::{Judge, objects::Object, objects::is_anywhere, objects::unresolved, without_object};
 use crate::{
     catalog::{FIRST_NORMAL_OID, Function, Volatility, showing},
     policy::{Need, ResolvedTouch},
@@ -155,7 +155,9 @@ impl Calls {
                 .map(|function| (function.schema.clone(), function.name.clone()))
                 .collect();
             if !foreign.is_empty() && !is_column_everywhere(judge, attribute) {
-                foreign.into_iter().for_each(|object| self.foreign(object));
+                foreign
+                    .into_iter()
+                    .for_each(|object| self.foreign(judge, object));
             }
         }
     }
@@ -183,12 +185,12 @@ impl Calls {
             } else if !(&*function.schema == "information_schema"
                 && function.oid < FIRST_NORMAL_OID)
             {
-                self.foreign((function.schema.clone(), function.name.clone()));
+                self.foreign(judge, (function.schema.clone(), function.name.clone()));
             }
         }
         if !known {
             for object in unresolved(judge, name) {
-                self.foreign(object);
+                self.foreign(judge, object);
             }
         }
     }
@@ -199,16 +201,24 @@ impl Calls {
         }
     }
 
-    fn foreign(&mut self, object: Object) {
+    fn foreign(&mut self, judge: &Judge<'_>, object: Object) {
         self.foreign = true;
         let (effect, need) = guarded(&object.1)
             .map_or((Effect::Procedural, Need::Rule), |effect| {
                 (effect, Need::Named)
             });
-        self.touches.push(ResolvedTouch {
-            object: Some(object),
-            ..without_object(effect, need)
-        });
+        if is_anywhere(judge, &object.0) {
+            self.touches.push(ResolvedTouch {
+                object: Some(object.clone()),
+                ..without_object(effect, Need::Anywhere)
+            });
+        }
+        if need == Need::Named || !is_anywhere(judge, &object.0) {
+            self.touches.push(ResolvedTouch {
+                object: Some(object),
+                ..without_object(effect, need)
+            });
+        }
     }
 }
 

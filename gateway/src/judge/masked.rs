@@ -6,7 +6,7 @@
 use super::{
     Judge,
     functions::Calls,
-    objects::{shows_values, unresolved},
+    objects::{is_anywhere, shows_values, unresolved},
     refuse,
 };
 use crate::{
@@ -72,14 +72,15 @@ impl Reach {
         }
         for (schema, name) in unresolved(judge, name) {
             self.shows(&schema, &name);
-            let by_name = Name {
-                schema: Some(schema.clone()),
-                name: name.clone(),
+            let by_name = unresolved_name(judge, (&schema, &name));
+            let called = match &by_name.schema {
+                Some(schema) => format!("{schema}.{name}"),
+                None => name.to_string(),
             };
             if masks.masked_columns_by_name(&by_name).is_some() && self.relation.is_none() {
-                self.relation = Some(format!("{schema}.{name}"));
+                self.relation = Some(called);
             } else if effect != Effect::Ddl && !judge.offline && self.unknown.is_none() {
-                self.unknown = Some(format!("{schema}.{name}"));
+                self.unknown = Some(called);
             }
         }
     }
@@ -226,10 +227,7 @@ fn masked_columns(judge: &Judge<'_>, name: &Name) -> Option<Vec<Box<str>>> {
         unresolved(judge, name)
             .into_iter()
             .filter_map(|(schema, name)| {
-                masks.masked_columns_by_name(&Name {
-                    schema: Some(schema),
-                    name,
-                })
+                masks.masked_columns_by_name(&unresolved_name(judge, (&schema, &name)))
             })
             .flatten()
             .collect()
@@ -244,6 +242,14 @@ fn masked_columns(judge: &Judge<'_>, name: &Name) -> Option<Vec<Box<str>>> {
             .collect()
     };
     (!columns.is_empty()).then_some(columns)
+}
+
+/// By what masks find an object that the snapshot doesn't know: of any schema where it can be in any.
+fn unresolved_name(judge: &Judge<'_>, (schema, name): (&str, &str)) -> Name {
+    Name {
+        schema: (!is_anywhere(judge, schema)).then(|| schema.into()),
+        name: name.into(),
+    }
 }
 
 /// Masked columns that the statement may mean and the snapshot's relation doesn't have: somebody may
@@ -271,7 +277,11 @@ fn owner(judge: &Judge<'_>, column: &str) -> Option<String> {
         columns
             .iter()
             .any(|of| **of == *column || &**of == "*")
-            .then(|| format!("{schema}.{name}"))
+            .then(|| {
+                format!("{schema}.{name}")
+                    .trim_start_matches('.')
+                    .to_owned()
+            })
     })
 }
 

@@ -4,7 +4,7 @@ use super::Judge;
 pub(super) use crate::catalog::showing::relation as shows_values;
 use crate::{
     policy::Need,
-    sql::{Effect, Name},
+    sql::{Effect, Name, ObjectKind},
 };
 
 /// Schema and name.
@@ -27,8 +27,14 @@ const TELLING: [&str; 8] = [
 /// Those of `information_schema`: passwords for foreign servers.
 const TELLING_INFORMATION: [&str; 2] = ["_pg_user_mappings", "user_mapping_options"];
 
-/// What it takes to touch a relation.
-pub(super) fn need(schema: &str, name: &str) -> Need {
+/// What it takes to touch an object of this kind.
+pub(super) fn need(judge: &Judge<'_>, kind: ObjectKind, (schema, name): (&str, &str)) -> Need {
+    if is_anywhere(judge, schema) {
+        return Need::Anywhere;
+    }
+    if kind != ObjectKind::Relation {
+        return Need::Rule;
+    }
     let telling = match schema {
         "pg_catalog" => TELLING.contains(&name),
         "information_schema" => TELLING_INFORMATION.contains(&name),
@@ -42,13 +48,17 @@ pub(super) fn need(schema: &str, name: &str) -> Need {
 }
 
 /// Every relation that a name can mean: those of the snapshot, or where there is none what the
-/// name would mean along the path.
+/// name would mean along the path. Definitions and maintenance can name an index.
 pub(super) fn relations(judge: &Judge<'_>, name: &Name, effect: Effect) -> Vec<Object> {
     let known = judge.view.catalog.resolve(name, judge.path());
     let mut objects: Vec<Object> = known
         .iter()
         .map(|relation| (relation.schema.clone(), relation.name.clone()))
         .collect();
+    if matches!(effect, Effect::Ddl | Effect::Maintenance) {
+        let indexes = judge.view.catalog.indexes(name, judge.path());
+        objects.extend(indexes.map(|schema| (schema.into(), name.name.clone())));
+    }
     // What DDL makes anew goes to the path's first schema, whatever the other ones have.
     if objects.is_empty() || effect == Effect::Ddl {
         for object in unresolved(judge, name) {
@@ -71,7 +81,7 @@ pub(super) fn others(judge: &Judge<'_>, name: &Name) -> Vec<Object> {
 }
 
 /// What a name can mean that the snapshot doesn't know: in the schema that it gives, or in each of
-/// the path, or in `public` if the path isn't known.
+/// the path. Where that isn't known the schema is empty, for it can be any: see [`is_anywhere`].
 pub(super) fn unresolved(judge: &Judge<'_>, name: &Name) -> Vec<Object> {
     if let Some(schema) = &name.schema {
         return vec![(schema.clone(), name.name.clone())];
@@ -79,14 +89,23 @@ pub(super) fn unresolved(judge: &Judge<'_>, name: &Name) -> Vec<Object> {
     if judge.offline && name.name.starts_with("pg_") {
         return vec![("pg_catalog".into(), name.name.clone())];
     }
-    let path = judge.path().unwrap_or_default();
-    let mut objects: Vec<Object> = path
-        .iter()
-        .filter(|schema| &***schema != "$user")
-        .map(|schema| (schema.clone(), name.name.clone()))
-        .collect();
-    if objects.is_empty() {
-        objects.push(("public".into(), name.name.clone()));
+    match path(judge) {
+        Some(path) => path
+            .iter()
+            .map(|schema| (schema.clone(), name.name.clone()))
+            .collect(),
+        None => vec![("".into(), name.name.clone())],
     }
-    objects
+}
+
+/// Whether an object of [`unresolved`] can be in any schema.
+pub(super) fn is_anywhere(judge: &Judge<'_>, schema: &str) -> bool {
+    schema.is_empty() && path(judge).is_none()
+}
+
+/// The schemas in one of which an unqualified name is, if it isn't a system's or a temporary one.
+/// A path without any says nothing: they may have come into being.
+fn path<'a>(judge: &'a Judge<'_>) -> Option<&'a [Box<str>]> {
+    let names_all = |path: &&[Box<str>]| !path.is_empty() && path.iter().all(|of| &**of != "$user");
+    judge.path().filter(names_all)
 }

@@ -129,6 +129,8 @@ fn catalog() -> Catalog {
             language: "internal".into(),
         });
     }
+    rows.indexes.push(("vault".into(), "log_idx".into()));
+    rows.indexes.push(("public".into(), "orders_idx".into()));
     Catalog::build(rows)
 }
 

@@ -93,7 +93,8 @@ pub(super) fn add(judge: &Judge<'_>, name: &Name, touch: &Touch, out: &mut Vec<R
                 continue;
             };
             if seen.insert(oid) {
-                let need = objects::need(&relation.schema, &relation.name);
+                let object = (&*relation.schema, &*relation.name);
+                let need = objects::need(judge, ObjectKind::Relation, object);
                 out.push(reached(
                     (relation.schema.clone(), relation.name.clone()),
                     need,

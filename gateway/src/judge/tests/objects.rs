@@ -33,6 +33,74 @@ fn a_name_that_the_catalog_doesnt_know_means_each_schema_of_the_path() {
 }
 
 #[test]
+fn a_name_that_the_catalog_doesnt_know_can_be_in_any_schema_where_the_path_isnt_known() {
+    let message =
+        |rules: &str, sql: &str, path: Option<&[Box<str>]>| match judge_all(rules, sql, path)
+            .pop()
+            .map(|judged| judged.decision)
+        {
+            Some(Decision::Deny(deny)) => deny.message,
+            _ => String::new(),
+        };
+    let of_user: [Box<str>; 2] = ["$user".into(), "public".into()];
+    for sql in [
+        "CREATE TABLE evil (id int)",
+        "DROP INDEX newborn_idx",
+        "SELECT * FROM newborn",
+        "COPY (SELECT * FROM newborn) TO STDOUT",
+        "INSERT INTO newborn VALUES (1)",
+        "SELECT newborn()",
+        "CALL newborn()",
+        "CREATE FUNCTION newborn() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    ] {
+        let effects = "ddl,read,insert,procedural,bulk_export";
+        let public = allow(effects, "public.*");
+        let all = allow(effects, "*.*");
+        let deny = format!(
+            "{all}[[rule]]\nname = \"d\"\neffects = [\"ddl\", \"read\", \"insert\", \"procedural\"]\n\
+             objects = [\"vault.*\"]\ndecision = \"deny\"\n"
+        );
+        for path in [None, Some(&of_user[..]), Some(&[][..])] {
+            let told = message(&public, sql, path);
+            assert!(told.contains("in all schemas"), "{sql}: {told}");
+            assert_eq!(message(&all, sql, path), "", "{sql}");
+            let told = message(&deny, sql, path);
+            assert!(told.contains("rule \"d\""), "{sql}: {told}");
+        }
+        allowed(&public, sql);
+        allowed(&deny, sql);
+    }
+    let masks = message(&masked(), "SELECT * FROM newborn", None);
+    assert!(
+        masks.starts_with("relation newborn doesn't exist"),
+        "{masks}"
+    );
+}
+
+#[test]
+fn an_index_is_in_the_schema_where_the_catalog_has_it() {
+    let some = allow("ddl,maintenance", "public.*");
+    for (sql, effect) in [
+        ("DROP INDEX vault.log_idx", "ddl"),
+        ("DROP INDEX log_idx", "ddl"),
+        ("ALTER INDEX log_idx SET (fillfactor = 50)", "ddl"),
+        ("REINDEX INDEX log_idx", "maintenance"),
+    ] {
+        let path: [Box<str>; 2] = ["vault".into(), "public".into()];
+        let judged = judge_all(&some, sql, Some(&path)).pop().unwrap();
+        let Decision::Deny(deny) = judged.decision else {
+            panic!("{sql} is allowed");
+        };
+        assert!(
+            deny.message.contains(&format!("{effect} on vault.log_idx")),
+            "{sql}: {}",
+            deny.message
+        );
+    }
+    allowed(&some, "DROP INDEX orders_idx");
+}
+
+#[test]
 fn what_ddl_makes_anew_counts_as_made_in_the_path() {
     let path: [Box<str>; 2] = ["public".into(), "other".into()];
     let judged = judge_all(
