@@ -244,13 +244,14 @@ const SCHEMA: &str = r#"
     CREATE VIEW over_activity AS SELECT pid, query FROM pg_stat_activity;
     CREATE VIEW by_activity AS SELECT query FROM pg_stat_get_activity(NULL);
     CREATE VIEW over_tables AS SELECT relname, upper(relname) AS u FROM pg_stat_user_tables;
+    CREATE VIEW over_attributes AS SELECT attname, attmissingval::text AS v FROM pg_attribute;
     CREATE SCHEMA vault CREATE TABLE salaries (id int, amount int) PARTITION BY RANGE (id)
         CREATE INDEX salary ON salaries (amount);
     CREATE VIEW over_system AS SELECT relname, upper(relname) AS u FROM pg_class;
 "#;
 
 /// What each relation's columns show of a masked `customers.ssn`: M masked, O opaque, - nothing.
-const COVERS: [(&str, &str); 36] = [
+const COVERS: [(&str, &str); 37] = [
     ("customers", "--M"),
     ("customers_1", "M--"),
     ("orders", "--"),
@@ -287,6 +288,7 @@ const COVERS: [(&str, &str); 36] = [
     ("over_tables", "--"),
     ("over_system", "--"),
     ("pg_am", "----"),
+    ("over_attributes", "-O"),
 ];
 
 #[test]
@@ -341,6 +343,16 @@ fn views_are_traced_as_the_server_resolves_them() {
     assert_eq!(set.of(base.oid, 0), Cover::Opaque);
     assert!(set.is_sensitive(relation(&catalog, "filtered").oid));
     assert!(!set.is_sensitive(relation(&catalog, "orders").oid));
+    let attributes = relation(&catalog, "pg_attribute");
+    assert!(!set.is_sensitive(attributes.oid));
+    let of = |name| {
+        set.of(
+            attributes.oid,
+            attributes.column(name).expect("a column").attnum,
+        )
+    };
+    assert_eq!(of("attmissingval"), Cover::Masked(&Mask::Null));
+    assert_eq!(of("attname"), Cover::Clear);
     assert_eq!(relation(&catalog, "pg_stats").depends, Depends::System);
     let index = |schema: Option<&str>| sql::Name {
         schema: schema.map(Into::into),

@@ -48,6 +48,13 @@ pub(crate) fn relation(schema: &str, name: &str) -> bool {
     (schema == "pg_catalog" && RELATIONS.contains(&name)) || name == "pg_stat_statements"
 }
 
+/// Whether a column shows values of other relations, beside others of its relation that drivers need:
+/// what the DEFAULT of an ADD COLUMN gave to the rows that were there. (The expression itself, in
+/// `pg_attrdef`, is part of the definition that clients describe a table by.)
+pub(crate) fn column(schema: &str, relation: &str, column: &str) -> bool {
+    (schema, relation, column) == ("pg_catalog", "pg_attribute", "attmissingval")
+}
+
 /// Whether a function of this name can show values of relations that it isn't given.
 pub(crate) fn function(name: &str) -> bool {
     FUNCTIONS.contains(&name)

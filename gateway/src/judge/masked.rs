@@ -10,7 +10,7 @@ use super::{
     refuse,
 };
 use crate::{
-    catalog::Relation,
+    catalog::{Column, Relation, showing::column as shows_column},
     policy::Deny,
     sql::{CopyDirection, Effect, Name, ObjectKind, Statement},
 };
@@ -20,6 +20,8 @@ use crate::{
 pub(super) struct Reach {
     /// The first relation that has something masked, for messages.
     relation: Option<String>,
+    /// A system relation that has a column which shows values, and needn't be plain otherwise.
+    partly: Option<String>,
     /// A relation that is read and isn't in the snapshot, where there is one.
     unknown: Option<String>,
     /// Code is called that could read anything.
@@ -66,6 +68,11 @@ impl Reach {
                 self.relation = Some(called(relation));
             }
             self.shows(&relation.schema, &relation.name);
+            let shows =
+                |column: &Column| shows_column(&relation.schema, &relation.name, &column.name);
+            if self.partly.is_none() && relation.columns.iter().any(shows) {
+                self.partly = Some(called(relation));
+            }
         }
         if !known.is_empty() {
             return;
@@ -102,7 +109,7 @@ impl Reach {
             return None;
         }
         self.around(judge, calls).or_else(|| {
-            let relation = self.relation.as_deref()?;
+            let relation = self.relation.as_deref().or(self.partly.as_deref())?;
             elsewhere(judge, relation).or_else(|| used(judge, relation))
         })
     }

@@ -209,10 +209,11 @@ pub fn resolve(requests: Vec<Request>, catalog: &Catalog) -> (MaskSet, Vec<Unres
             spread.view(relation.oid, 0);
         }
         for relation in catalog.relations() {
-            let shows = relation
-                .columns
-                .iter()
-                .any(|c| spread.covers.contains_key(&(relation.oid, c.attnum)));
+            let shows = relation.columns.iter().any(|c| {
+                // Whatever reads `pg_attribute` would have to be plain.
+                spread.covers.contains_key(&(relation.oid, c.attnum))
+                    && !showing::column(&relation.schema, &relation.name, &c.name)
+            });
             if shows || spread.views.get(&relation.oid) == Some(&true) {
                 sensitive.insert(relation.oid, shows);
             }
@@ -326,13 +327,19 @@ impl Spread<'_> {
         }
     }
 
-    /// Statistics, large objects and the statements of other sessions can hold any masked value.
+    /// Statistics, large objects and the statements of other sessions can hold any masked value. A
+    /// column that does among others is NULL.
     fn over_showing(&mut self) {
-        let showing = |relation: &&Relation| showing::relation(&relation.schema, &relation.name);
-        for relation in self.catalog.relations().filter(showing) {
+        for relation in self.catalog.relations() {
+            let (schema, name) = (&*relation.schema, &*relation.name);
+            let all = showing::relation(schema, name);
             for column in &relation.columns {
-                self.covers
-                    .insert((relation.oid, column.attnum), Own::Opaque);
+                let key = (relation.oid, column.attnum);
+                if all {
+                    self.covers.insert(key, Own::Opaque);
+                } else if showing::column(schema, name, &column.name) {
+                    self.cover(key, &Mask::Null);
+                }
             }
         }
     }

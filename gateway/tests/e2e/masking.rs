@@ -60,6 +60,7 @@ fn nothing_derived_from_a_masked_column_is_shown() -> Result<()> {
         "COPY (SELECT ssn FROM customers) TO STDOUT",
         "EXPLAIN ANALYZE SELECT ssn FROM customers",
         "SELECT histogram_bounds FROM pg_stats WHERE attname = 'ssn'",
+        "SELECT attmissingval::text FROM pg_attribute WHERE attname = 'ssn'",
     ] {
         let seen = stage.agent.psql(sql)?;
         assert!(seen.stderr.contains("42501"), "{sql}: {seen:?}");

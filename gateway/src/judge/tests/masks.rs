@@ -148,6 +148,37 @@ fn an_agent_with_masks_cant_see_values_by_other_means_even_where_a_rule_names_th
 }
 
 #[test]
+fn values_that_the_catalog_keeps_for_added_columns_are_masked_and_the_rest_of_it_isnt() {
+    for sql in [
+        "SELECT attmissingval::text FROM pg_attribute",
+        "SELECT attname FROM pg_catalog.pg_attribute WHERE attmissingval IS NOT NULL",
+        "SELECT a::text FROM pg_attribute a",
+        "SELECT row_to_json(a) FROM pg_attribute a",
+        "SELECT v::text FROM (SELECT attmissingval AS v FROM pg_attribute) x",
+        "SELECT array(SELECT attmissingval FROM pg_attribute)",
+        "COPY pg_attribute TO STDOUT",
+        "INSERT INTO orders SELECT attmissingval FROM pg_attribute",
+        "DECLARE c CURSOR FOR SELECT * FROM pg_attribute",
+    ] {
+        denied_saying(&masked(), sql, "pg_catalog.pg_attribute");
+    }
+    for sql in [
+        "SELECT * FROM pg_attribute",
+        "SELECT lower(a.attname) FROM pg_attribute a JOIN pg_class c ON a.attrelid = c.oid",
+        "SELECT count(*) FROM pg_attribute GROUP BY attrelid ORDER BY 1",
+        "SELECT array(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid) FROM pg_class c",
+    ] {
+        let judged = judged(&masked(), sql);
+        assert!(
+            matches!(judged.decision, Decision::Allow(_)),
+            "{sql}: {judged:?}"
+        );
+        assert!(!judged.sensitive, "{sql}");
+    }
+    allowed(&allow("read", "*.*"), "SELECT a::text FROM pg_attribute a");
+}
+
+#[test]
 fn views_that_arent_understood_and_code_are_sensitive_and_unknown_relations_are_denied() {
     assert!(judged(&masked(), "SELECT id FROM v_opaque").sensitive);
     let call = judged(&masked(), "SELECT mine()");
