@@ -63,6 +63,34 @@ async fn one_denied_statement_denies_its_batch_before_any_of_it_runs() {
 }
 
 #[tokio::test]
+async fn a_view_that_the_session_has_made_may_lead_to_what_a_rule_protects() {
+    on_stage(|mut s| async move {
+        let policy = "version = 1\n[[rule]]\nname = \"all\"\ndecision = \"allow\"\n\
+             effects = [\"read\", \"delete\", \"ddl\", \"transaction\"]\n\
+             [[rule]]\nname = \"kept\"\neffects = [\"delete\"]\nobjects = [\"vault.plans\"]\ndecision = \"deny\"\n";
+        s.policy.send(active(policy, 2)).expect("a session");
+        let delete = query("DELETE FROM v");
+        for (sql, tag) in [
+            ("DELETE FROM v", "DELETE 0"),
+            ("CREATE VIEW v AS SELECT id FROM vault.plans", "CREATE VIEW"),
+        ] {
+            let answer = [complete(tag), ready(b'I')].concat();
+            s.client_says(&query(sql)).await;
+            s.server_gets(&query(sql)).await;
+            s.server_says(&answer).await;
+            s.client_gets(&answer).await;
+        }
+        s.client_says(&delete).await;
+        s.client_is_refused("42501", "kept").await;
+        s.client_gets(&ready(b'I')).await;
+        s.nothing_reaches_the_server().await;
+        s.client_says(&query("DELETE FROM orders")).await;
+        s.server_gets(&query("DELETE FROM orders")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_denied_query_in_a_transaction_fails_the_servers_transaction_too() {
     on_stage(|mut s| async move {
         s.client_says(&query("BEGIN")).await;
