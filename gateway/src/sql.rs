@@ -213,6 +213,14 @@ fn statements(text: &str) -> Result<Vec<Statement>, Failure> {
 }
 
 impl Analysis {
+    /// About the memory that it takes, in bytes.
+    pub fn weight(&self) -> usize {
+        /// A touch or label takes some more, with its name and its place in a map; an edge less.
+        const OF_A_THING: usize = 64;
+        let things: usize = self.statements.iter().map(Statement::size).sum();
+        self.statements.len() * size_of::<Statement>() + things * OF_A_THING
+    }
+
     fn failed(text: &str, failure: Failure) -> Analysis {
         let mut walk = Walk::default();
         walk.unknown_because(&failure.to_string());

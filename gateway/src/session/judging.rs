@@ -27,12 +27,44 @@ use crate::wire;
 /// Distinct texts that a session remembers; agents that put values into their SQL make new ones
 /// without end, and those are not worth keeping.
 const REMEMBERED: usize = 256;
-/// Texts longer than this are judged anew each time.
-const REMEMBERED_LENGTH: usize = 16 << 10;
+/// Bytes that they may take.
+const REMEMBERED_WEIGHT: usize = 2 << 20;
 
 thread_local! {
     /// What a text does depends on nothing but the text: all sessions of a thread share it.
     static ANALYSES: RefCell<sql::Cache> = RefCell::default();
+}
+
+/// What texts have come to, by text.
+#[derive(Default)]
+struct Remembered {
+    judged: HashMap<Rc<str>, Rc<Judged>>,
+    /// Bytes that they take.
+    weight: usize,
+}
+
+impl Remembered {
+    fn get(&self, text: &str) -> Option<&Rc<Judged>> {
+        self.judged.get(text)
+    }
+
+    fn insert(&mut self, judged: &Rc<Judged>) {
+        let weight = judged.weight();
+        if weight > REMEMBERED_WEIGHT {
+            return;
+        }
+        if self.judged.len() >= REMEMBERED || self.weight + weight > REMEMBERED_WEIGHT {
+            self.clear();
+        }
+        self.weight += weight;
+        self.judged
+            .insert(Rc::clone(&judged.text), Rc::clone(judged));
+    }
+
+    fn clear(&mut self) {
+        self.judged.clear();
+        self.weight = 0;
+    }
 }
 
 /// Who is judged, for which datastore.
@@ -76,7 +108,7 @@ pub(super) struct Judging {
     stored: Stored,
     /// On what terms EXECUTE and FETCH run.
     by_name: ByName,
-    judged: HashMap<Rc<str>, Rc<Judged>>,
+    judged: Remembered,
     /// The last ruling: agents that put values into their SQL send texts that are analysed alike.
     last: Option<Rc<Ruling>>,
     texts: u32,
@@ -110,7 +142,7 @@ impl Judging {
             redefines: false,
             stored: Stored::default(),
             by_name: ByName::default(),
-            judged: HashMap::new(),
+            judged: Remembered::default(),
             last: None,
             texts: 0,
         }
@@ -168,13 +200,7 @@ impl Judging {
         self.last = Some(Rc::clone(&ruling));
         let judged = Rc::new(Judged::new(text.into(), self.texts, ruling));
         self.texts += 1;
-        if self.judged.len() >= REMEMBERED {
-            self.judged.clear();
-        }
-        if text.len() <= REMEMBERED_LENGTH {
-            self.judged
-                .insert(Rc::clone(&judged.text), Rc::clone(&judged));
-        }
+        self.judged.insert(&judged);
         (judged, true)
     }
 

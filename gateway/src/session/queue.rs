@@ -24,10 +24,12 @@ use super::statement::{Portal, Prepared, Run};
 use crate::policy::Deny;
 use crate::wire::{TargetKind, TxStatus};
 
-/// Statements and portals that a session may have under names, and bytes of these statements' texts:
+/// Statements and portals that a session may have under names, and bytes that these statements take:
 /// all of it is kept until it is closed.
 const MAX_NAMES: usize = 10_000;
-const MAX_TEXTS: usize = 64 << 20;
+const MAX_WEIGHT: usize = 64 << 20;
+/// Bytes of statements whose names the server hasn't confirmed yet.
+const MAX_UNCONFIRMED: usize = 16 << 20;
 
 /// Who asked for something: only a client's requests are answered to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,8 +143,10 @@ pub(super) struct Queue {
     /// are the query's answer.
     answered: bool,
     statements: BTreeMap<Box<[u8]>, Rc<Prepared>>,
-    /// Bytes of the texts of `statements`.
-    texts: usize,
+    /// Bytes that `statements` take.
+    weight: usize,
+    /// Bytes that those take whose names are still owed.
+    unconfirmed: usize,
     portals: BTreeMap<Box<[u8]>, Rc<Portal>>,
     /// The portal without a name, which nearly all are.
     unnamed_portal: Option<Rc<Portal>>,
@@ -153,6 +157,14 @@ fn is_limited(owed: &Owed) -> bool {
         Owed::Execute(portal) => portal.run.borrow().limited,
         Owed::Query(batch) => batch.runs.iter().any(|run| run.limited),
         _ => false,
+    }
+}
+
+/// Bytes of a statement whose name is owed.
+fn unconfirmed(owed: &Owed) -> usize {
+    match owed {
+        Owed::Parse { prepared, .. } => prepared.weight(),
+        _ => 0,
     }
 }
 
@@ -201,6 +213,7 @@ impl Queue {
         self.writes = !ends_segment && (self.writes || writes);
         self.limited |= is_limited(&owed);
         self.copies |= copies_in(&owed) > 0;
+        self.unconfirmed += unconfirmed(&owed);
         self.entries.push_back(Entry {
             segment: self.segment,
             unsynced,
@@ -265,9 +278,14 @@ impl Queue {
         (self.limited || self.is_muted()) && !self.entries.is_empty()
     }
 
-    /// Whether there is no room for one more name, of a statement with a text of so many bytes.
-    pub(super) fn is_full(&self, text: usize) -> bool {
-        self.statements.len() + self.portals.len() >= MAX_NAMES || self.texts + text > MAX_TEXTS
+    /// Whether there is no room for one more name, of something that takes so many bytes.
+    pub(super) fn is_full(&self, weight: usize) -> bool {
+        self.statements.len() + self.portals.len() >= MAX_NAMES || self.weight + weight > MAX_WEIGHT
+    }
+
+    /// Whether so much is owed a name that the server is to answer before there is more.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.unconfirmed > MAX_UNCONFIRMED
     }
 
     /// Whether a description of `prepared` is still owed.
@@ -377,9 +395,15 @@ impl Queue {
         self.entries.front_mut().map(|e| &mut e.owed)
     }
 
+    fn pop_front(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.unconfirmed -= unconfirmed(&entry.owed);
+        Some(entry)
+    }
+
     /// Settles the front. A confirmed name takes its new meaning.
     pub(super) fn settle(&mut self) -> Option<Owed> {
-        let entry = self.entries.pop_front()?;
+        let entry = self.pop_front()?;
         self.limited &= !self.entries.is_empty();
         self.copies &= !self.entries.is_empty();
         match &entry.owed {
@@ -388,9 +412,9 @@ impl Queue {
                 prepared,
                 asked_by: AskedBy::Client,
             } => {
-                self.texts += prepared.text_length();
+                self.weight += prepared.weight();
                 let replaced = self.statements.insert(name.clone(), Rc::clone(prepared));
-                self.texts -= replaced.map_or(0, |old| old.text_length());
+                self.weight -= replaced.map_or(0, |old| old.weight());
             }
             Owed::Bind { name, portal } if name.is_empty() => {
                 self.unnamed_portal = Some(Rc::clone(portal));
@@ -430,13 +454,13 @@ impl Queue {
     /// The server reported an error for the front, which belongs to the extended protocol: it and
     /// everything up to the next Sync is off. Returns what failed; `off` gets the rest.
     pub(super) fn fail(&mut self, mut off: impl FnMut(Owed)) -> Option<Owed> {
-        let failed = self.entries.pop_front().map(|e| e.owed);
+        let failed = self.pop_front().map(|e| e.owed);
         while self
             .entries
             .front()
             .is_some_and(|e| !matches!(e.owed, Owed::Sync(_)))
         {
-            if let Some(entry) = self.entries.pop_front() {
+            if let Some(entry) = self.pop_front() {
                 off(entry.owed);
             }
         }
@@ -477,13 +501,13 @@ impl Queue {
 
     fn forget_statement(&mut self, name: &[u8]) {
         let forgotten = self.statements.remove(name);
-        self.texts -= forgotten.map_or(0, |old| old.text_length());
+        self.weight -= forgotten.map_or(0, |old| old.weight());
     }
 
     /// Forgets all prepared statements: SQL has changed what names mean.
     pub(super) fn forget_statements(&mut self) {
         self.statements.clear();
-        self.texts = 0;
+        self.weight = 0;
     }
 
     /// Forgets all portals: SQL has changed what names mean.

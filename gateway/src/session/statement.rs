@@ -68,6 +68,11 @@ impl Judged {
             types: RefCell::default(),
         }
     }
+
+    /// About the memory that it takes, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        self.text.len() + self.ruling.analysis.weight()
+    }
 }
 
 /// One statement's verdict within its text.
@@ -178,9 +183,9 @@ impl Prepared {
         self.described.set(Some((now.catalog, now.path)));
     }
 
-    /// Bytes of its text.
-    pub(super) fn text_length(&self) -> usize {
-        self.judged.borrow().text.len()
+    /// About the memory that it takes, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        self.judged.borrow().weight()
     }
 
     /// Formats as a Bind gives them; those of the last portal as a rule.

@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
-use super::{Analysis, Statement, alike, analyse};
+use super::{Analysis, alike, analyse};
 
 /// A bounded map from text to analysis. Two generations: when the young one is full it becomes
 /// the old one, and what was old and not asked for since is dropped. So what is in use stays, and
@@ -48,7 +48,7 @@ impl Cache {
     }
 
     fn keep(&mut self, text: Box<str>, analysis: Rc<Analysis>) {
-        let weight = weight(&text, &analysis);
+        let weight = text.len() + analysis.weight();
         if weight > Self::HEAVIEST {
             return;
         }
@@ -59,15 +59,6 @@ impl Cache {
         self.young_bytes += weight;
         self.young.insert(text, analysis);
     }
-}
-
-/// About the memory of an entry, in bytes.
-fn weight(text: &str, analysis: &Analysis) -> usize {
-    /// A touch or label takes some more, with its name and its place in a map; an edge less.
-    const OF_A_THING: usize = 64;
-    let things: usize = analysis.statements.iter().map(Statement::size).sum();
-    let statements = analysis.statements.len() * size_of::<Statement>();
-    text.len() + statements + things * OF_A_THING
 }
 
 /// Whether an analysis may hold words of its text: those of an error.
@@ -133,12 +124,12 @@ mod tests {
 
     fn held(cache: &Cache) -> usize {
         let entries = cache.young.iter().chain(&cache.old);
-        entries.map(|(text, a)| weight(text, a)).sum()
+        entries.map(|(text, a)| text.len() + a.weight()).sum()
     }
 
     #[test]
     fn an_analysis_weighs_what_it_holds() {
-        let analysed = |text: &str| weight(text, &analyse(text));
+        let analysed = |text: &str| text.len() + analyse(text).weight();
         let padded = format!("SELECT '{}'", "x".repeat(2000));
         let names = format!("SELECT {}", vec!["a"; 1000].join(","));
         assert!(analysed(&padded) < 2 * padded.len() + 1000);

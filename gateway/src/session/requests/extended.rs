@@ -31,11 +31,17 @@ where
         if self.refuse_ambiguous(seen, &[parse.name]) {
             return Ok(());
         }
-        if !parse.name.is_empty() && self.link.queue.borrow().is_full(parse.text.len()) {
+        if self.link.queue.borrow().is_heavy() {
+            self.settle(seen).await?;
+        }
+        let judged = self.judge(seen, parse.text).await?;
+        if self.link.queue.borrow().skips() {
+            return Ok(());
+        }
+        if !parse.name.is_empty() && self.link.queue.borrow().is_full(judged.weight()) {
             self.refuse_extended(seen, &Rc::new(too_many_names()));
             return Ok(());
         }
-        let judged = self.judge(seen, parse.text).await?;
         if let Some(deny) = &judged.ruling.denied {
             self.record_denied(&judged, deny, Via::Parse);
             // The server drops the statement without a name before it reads the new one's text.

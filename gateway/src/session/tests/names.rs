@@ -288,3 +288,21 @@ async fn a_description_that_the_client_asked_for_is_waited_for_and_asked_to_be_s
     })
     .await;
 }
+
+#[tokio::test]
+async fn texts_in_flight_without_end_wait_for_the_server() {
+    on_stage(|mut s| async move {
+        let text = format!("SELECT '{}'", "x".repeat(9 << 20));
+        for _ in 0..2 {
+            s.client_says(&parse("", &text)).await;
+            s.server_gets(&parse("", &text)).await;
+        }
+        s.client_says(&parse("", "SELECT 1")).await;
+        s.server_gets(&f(b'H', b"")).await;
+        s.nothing_reaches_the_server().await;
+        s.server_says(&f(b'1', b"").repeat(2)).await;
+        s.client_gets(&f(b'1', b"").repeat(2)).await;
+        s.server_gets(&parse("", "SELECT 1")).await;
+    })
+    .await;
+}
