@@ -124,8 +124,7 @@ async fn up(config: Config, inherited: Inherited) -> anyhow::Result<()> {
         drain: draining,
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let (workers, threads) =
-        Workers::start(listener::workers_for(cores), &environment).context("no worker threads")?;
+    let (workers, threads) = Workers::start(cores, &environment).context("no worker threads")?;
 
     let mut capture = Capture::start(&config.capture).context("nothing is captured")?;
     capture

@@ -5,8 +5,7 @@
 //! knows nothing is closed without a word.
 //!
 //! Sessions are pinned: each runs to its end on one worker thread with a runtime of its own, so
-//! that nothing in a session is shared with another core. There is a worker for two cores: see
-//! [`workers_for`].
+//! that nothing in a session is shared with another core.
 
 use std::collections::HashMap;
 use std::io;
@@ -50,13 +49,6 @@ pub struct Admission {
     pub endpoints: watch::Receiver<Arc<Endpoints>>,
     /// Who answers questions for names.
     pub names: Names,
-}
-
-/// How many workers a machine with so many cores has. What is relayed is made and used by others, who
-/// share the cores if they are here; and fewer threads sleep less often, as each finds more to do. On
-/// two cores, one worker takes a sixth less CPU a statement than two, for as many statements.
-pub fn workers_for(cores: usize) -> usize {
-    cores.div_ceil(2)
 }
 
 /// A connection on its way to its worker.

@@ -77,11 +77,10 @@ impl Results {
 
     /// The subjects of a workload in turn, with their places, as often as a round has them.
     fn turns(&self, workload: &Workload) -> Vec<(usize, Subject)> {
-        let subjects = self.subjects.iter().copied().enumerate();
-        // The second relay explains targets, and is nothing to wait for elsewhere.
-        let turn = subjects.filter(|(_, s)| *s != Subject::RelayFew || workload.turns() > 1);
-        let turn: Vec<_> = turn.collect();
-        turn.repeat(workload.turns())
+        let turn = self.subjects.iter().copied().enumerate();
+        turn.cycle()
+            .take(self.subjects.len() * workload.turns())
+            .collect()
     }
 
     /// A workload's figures of all subjects.
@@ -122,8 +121,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     needs_root()?;
     let subjects = if args.only.is_empty() {
-        use Subject::{Direct, Pgbouncer, Relay, RelayFew, WeirDigest, WeirFull};
-        vec![Direct, Pgbouncer, Relay, RelayFew, WeirFull, WeirDigest]
+        use Subject::{Direct, Pgbouncer, Relay, WeirDigest, WeirFull};
+        vec![Direct, Pgbouncer, Relay, WeirFull, WeirDigest]
     } else {
         args.only.clone()
     };
@@ -135,7 +134,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         args.workload
     );
     let whole = args.only.is_empty() && args.workload.is_empty();
-    let (rounds, seconds) = if args.quick { (1, 2) } else { (3, 3) };
+    let (rounds, seconds) = if args.quick { (1, 2) } else { (5, 3) };
     let builds = if args.quick { 1 } else { release::STEPS };
     let with_weir = subjects.iter().any(|subject| subject.is_weir());
     let mut steps = Steps::new(

@@ -59,9 +59,6 @@ enum Command {
     Relay {
         listen: SocketAddr,
         upstream: SocketAddr,
-        /// As many as there are cores, unless this says otherwise
-        #[arg(long)]
-        threads: Option<usize>,
     },
     /// Takes what `connects` and `stream` send
     #[command(hide = true)]
@@ -99,11 +96,7 @@ fn run(command: Command) -> Result<()> {
         Command::Soak(args) => soak::run(&args),
         Command::Dials(args) => soak::client(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Relay {
-            listen,
-            upstream,
-            threads,
-        } => relay::run(listen, upstream, threads),
+        Command::Relay { listen, upstream } => relay::run(listen, upstream),
         Command::Sink { listen } => load::sink(listen),
         Command::Connects { to, count } => load::connects(to, count),
         Command::Stream { to, seconds } => load::stream(to, seconds),

@@ -1,8 +1,8 @@
 //! The bare relay that Weir is measured against: bytes from one socket to the other, nothing else.
 //!
-//! One thread accepts, and hands each connection in turn to one of several current-thread runtimes,
-//! where it stays. As a rule there is one for each core, as tokio has threads; on as many as Weir has,
-//! the difference is what Weir does and not how it is run.
+//! It has Weir's shape, so that the difference is what Weir does and not how it is run: one
+//! thread accepts, and hands each connection in turn to one of as many current-thread runtimes as
+//! there are cores, where it stays.
 
 use std::{
     io,
@@ -19,14 +19,12 @@ use tokio::{
     task::LocalSet,
 };
 
-/// Relays connections to `listen` until SIGTERM, on so many threads.
-pub(crate) fn run(listen: SocketAddr, upstream: SocketAddr, threads: Option<usize>) -> Result<()> {
+/// Relays connections to `listen` until SIGTERM.
+pub(crate) fn run(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
     exit_at_sigterm()?;
     let listener = TcpListener::bind(listen).with_context(|| format!("bind {listen}"))?;
     let cores = thread::available_parallelism()?.get();
-    let workers: Vec<_> = (0..threads.unwrap_or(cores))
-        .map(|_| worker(upstream))
-        .collect();
+    let workers: Vec<_> = (0..cores).map(|_| worker(upstream)).collect();
     for (connection, worker) in listener.incoming().zip(workers.iter().cycle()) {
         worker.send(connection?).context("a worker is gone")?;
     }

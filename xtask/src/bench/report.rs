@@ -33,9 +33,8 @@ pub(crate) fn text(results: &Results) -> Result<String> {
     writeln!(
         out,
         "\nWeir enforces, masks and records (`durability = \"os\"`); \"full\" records every row, \
-         \"digest\" a hash of each result. The bare relay runs on the same runtime and is built as \
-         Weir is, by `cargo xtask release`. It has a thread for each core, Weir one for two: the \
-         relay on as many threads as Weir shows how much of the difference that is.\n"
+         \"digest\" a hash of each result. The bare relay runs on the same runtime in the same \
+         shape, and is built as Weir is, by `cargo xtask release`.\n"
     )?;
     table(&mut out, results)?;
     targets(&mut out, results)?;

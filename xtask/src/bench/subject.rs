@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
     process::Command,
-    thread,
     time::Duration,
 };
 
@@ -26,8 +25,6 @@ pub(crate) enum Subject {
     Pgbouncer,
     /// Bytes from one socket to the other by tokio
     Relay,
-    /// The same on as many threads as Weir has
-    RelayFew,
     /// Weir, recording all results
     WeirFull,
     /// Weir, recording a digest of each result
@@ -40,7 +37,6 @@ impl fmt::Display for Subject {
             Self::Direct => "direct",
             Self::Pgbouncer => "pgbouncer",
             Self::Relay => "bare relay",
-            Self::RelayFew => "bare relay, Weir's threads",
             Self::WeirFull => "Weir, full",
             Self::WeirDigest => "Weir, digest",
         })
@@ -86,13 +82,9 @@ impl<'w> Running<'w> {
                     port: 6432,
                 }
             }
-            Subject::Relay | Subject::RelayFew => {
+            Subject::Relay => {
                 let mut command = world.outside(binaries.join("xtask"));
                 command.args(["relay", "127.0.0.1:7432", &format!("{ADDRESS}:{PORT}")]);
-                if subject == Subject::RelayFew {
-                    let threads = thread::available_parallelism()?.get().div_ceil(2);
-                    command.args(["--threads", &threads.to_string()]);
-                }
                 let process = listening(world, "relay", command, 7432)?;
                 Self::Proxy {
                     world,
