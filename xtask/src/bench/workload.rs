@@ -9,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 
 /// One thing a client does.
 #[derive(Clone, Copy, Debug)]
@@ -258,7 +262,6 @@ fn cpu_at_rest(pid: u32) -> Result<Duration> {
         thread::sleep(LOOK);
         let now = cpu(pid)?;
         // Timers and scans go on.
-        // A thread that has ended takes its time with it.
         if now.saturating_sub(last) < LOOK / 50 {
             return Ok(now);
         }
@@ -267,25 +270,26 @@ fn cpu_at_rest(pid: u32) -> Result<Duration> {
     bail!("the gateway is still busy 10 s after its clients have left");
 }
 
-/// CPU time of all threads of a process, in user and kernel mode.
+/// CPU time of a process in user and kernel mode, that of threads which have ended included.
 fn cpu(pid: u32) -> Result<Duration> {
-    // Nanoseconds, unlike the ticks of /proc/PID/stat; threads that ended in between are missed,
-    // and neither gateway ends any.
-    let mut total = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-        total += text
-            .split(' ')
-            .next()
-            .context("schedstat has fields")?
-            .parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(total))
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into()?))?;
+    Ok(clock_gettime(clock)?.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_of_threads_that_have_ended_counts() {
+        let before = cpu(std::process::id()).unwrap();
+        let work = thread::spawn(|| {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(50) {}
+        });
+        work.join().unwrap();
+        assert!(cpu(std::process::id()).unwrap() > before + Duration::from_millis(1));
+    }
 
     #[test]
     fn a_median_takes_each_figure_by_itself() {
