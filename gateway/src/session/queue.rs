@@ -545,9 +545,12 @@ impl Queue {
                     return Found::Wait;
                 }
                 // A simple query also drops the unnamed statement.
-                Owed::Query(_) | Owed::FailTransaction { .. } | Owed::Own(_) if name.is_empty() => {
+                Owed::Query(_) | Owed::FailTransaction { .. } if name.is_empty() => {
                     return Found::Wait;
                 }
+                // So does one that Weir has answered by itself, which is of this segment: there is
+                // nothing to wait for.
+                Owed::Own(_) if name.is_empty() => return Found::Unknown,
                 _ => {}
             }
         }

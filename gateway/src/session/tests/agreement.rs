@@ -260,3 +260,21 @@ async fn a_denied_text_without_a_name_takes_the_place_of_the_last() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_has_no_name_behind_a_denied_query_in_one_go_is_nothing_to_wait_for() {
+    on_stage(|mut s| async move {
+        let denied = query("DROP TABLE orders");
+        s.client_says(&[denied, bind("", ""), sync()].concat())
+            .await;
+        s.client_is_refused("42501", "").await;
+        s.client_gets(&ready(b'I')).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
+        s.client_is_refused("26000", "prepared statement").await;
+    })
+    .await;
+}
