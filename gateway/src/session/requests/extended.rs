@@ -348,6 +348,10 @@ where
 
     /// Waits until the answers to earlier segments are there.
     async fn settle_segments(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
+        // Without any, whoever waits would ask for ever, and hold up all sessions of the thread.
+        if !self.link.queue.borrow().has_earlier_segments() {
+            return Err(Error::ClientSequence("a name that nothing will settle"));
+        }
         self.wait_while(seen, |link| link.queue.borrow().has_earlier_segments())
             .await
     }
