@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use xtask::cache;
 
-/// A kernel that the battery runs on.
+/// A kernel that the battery runs on. Those that take longest come first: two run at once, and none
+/// should be left at the end with a core beside it idle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub(crate) enum Kernel {
     /// The one that runs here
@@ -20,15 +21,15 @@ pub(crate) enum Kernel {
     /// Debian 13's, as Debian 12 has it too
     #[value(name = "6.12")]
     V6_12,
+    /// Debian 13's without BPF LSM, with systemd and podman
+    #[value(name = "podman")]
+    Podman,
     /// Debian 12's without BPF LSM, for what that decides
     #[value(name = "6.1-no-lsm")]
     V6_1NoLsm,
     /// Debian 13's without BPF LSM, for what that decides
     #[value(name = "6.12-no-lsm")]
     V6_12NoLsm,
-    /// Debian 13's without BPF LSM, with systemd and podman
-    #[value(name = "podman")]
-    Podman,
 }
 
 impl Kernel {
