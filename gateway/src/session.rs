@@ -19,6 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+mod apart;
 mod buffer;
 mod catalogs;
 mod directory;

@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::apart::Apart;
+
 /// Bytes of a pooled buffer: large enough that a bulk result isn't made of system calls.
 const BUFFER: usize = 64 << 10;
 /// Buffers that a thread keeps for its next busy sessions.
@@ -100,32 +102,35 @@ impl ReadBuffer {
     pub(super) fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut S,
+        stream: &mut Apart<S>,
     ) -> Poll<io::Result<usize>> {
-        let pooled = self.storage.is_empty();
-        if pooled {
-            self.storage = take_pooled();
-        } else if self.filled.end == self.storage.len() {
-            self.reserve(self.filled.len() + BUFFER / 2);
-        }
-        let mut buf = ReadBuf::new(&mut self.storage[self.filled.end..]);
-        let polled = Pin::new(stream).poll_read(cx, &mut buf);
-        let n = buf.filled().len();
-        self.filled.end += n;
-        if pooled && n == 0 {
-            give_back(std::mem::take(&mut self.storage));
-        }
-        polled.map_ok(|()| n)
+        stream.poll_read(cx, |cx, stream| {
+            let pooled = self.storage.is_empty();
+            if pooled {
+                self.storage = take_pooled();
+            } else if self.filled.end == self.storage.len() {
+                self.reserve(self.filled.len() + BUFFER / 2);
+            }
+            let mut buf = ReadBuf::new(&mut self.storage[self.filled.end..]);
+            let polled = Pin::new(stream).poll_read(cx, &mut buf);
+            let n = buf.filled().len();
+            self.filled.end += n;
+            if pooled && n == 0 {
+                give_back(std::mem::take(&mut self.storage));
+            }
+            polled.map_ok(|()| n)
+        })
     }
 }
 
 /// Writes all of `bytes` and flushes. Not cancel safe.
 pub(super) async fn write_all<S: AsyncWrite + Unpin>(
-    stream: &RefCell<S>,
+    stream: &RefCell<Apart<S>>,
     mut bytes: &[u8],
 ) -> io::Result<()> {
     std::future::poll_fn(|cx| {
         let mut stream = stream.borrow_mut();
+        let stream = stream.stream();
         while !bytes.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -134,7 +139,7 @@ pub(super) async fn write_all<S: AsyncWrite + Unpin>(
                 Poll::Pending => return Poll::Pending,
             }
         }
-        Pin::new(&mut *stream).poll_flush(cx)
+        Pin::new(stream).poll_flush(cx)
     })
     .await
 }
@@ -265,7 +270,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_buffer_holds_no_storage() {
-        let (mut near, _far) = tokio::io::duplex(16);
+        let (near, _far) = tokio::io::duplex(16);
+        let mut near = Apart::new(near);
         let mut buffer = ReadBuffer::default();
         std::future::poll_fn(|cx| {
             assert!(buffer.poll_fill(cx, &mut near).is_pending());
@@ -284,7 +290,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_frame_larger_than_the_buffer_arrives_whole() {
-        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut near = Apart::new(near);
         let sent: Vec<u8> = (0..BUFFER * 3).map(|i| (i % 251) as u8).collect();
         tokio::io::AsyncWriteExt::write_all(&mut far, &sent)
             .await

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::apart::Apart;
 use super::buffer::write_all;
 use super::judging::Judging;
 use super::queue::Queue;
@@ -100,8 +101,8 @@ impl Error {
 
 /// Shared by the two halves; see the module.
 pub(super) struct Link<C, U> {
-    pub(super) client: RefCell<C>,
-    pub(super) upstream: RefCell<U>,
+    pub(super) client: RefCell<Apart<C>>,
+    pub(super) upstream: RefCell<Apart<U>>,
     pub(super) queue: RefCell<Queue>,
     pub(super) journal: RefCell<SessionJournal>,
     pub(super) judging: RefCell<Judging>,

@@ -202,18 +202,30 @@ impl Queue {
         // It will fail for certain: what follows needs not even be sent.
         self.discarding |= matches!(owed, Owed::Denied(_));
         let unsynced = self.unsynced;
-        let ends_segment = matches!(
-            owed,
-            Owed::Sync(_) | Owed::Query(_) | Owed::FailTransaction { .. }
-        );
-        self.unsynced = !ends_segment && (self.unsynced || !matches!(owed, Owed::Own(_)));
-        let binds = matches!(owed, Owed::Bind { .. } | Owed::Execute(_));
-        self.binds = !ends_segment && (self.binds || binds);
-        let writes = matches!(&owed, Owed::Execute(portal) if portal.run.borrow().writes);
-        self.writes = !ends_segment && (self.writes || writes);
-        self.limited |= is_limited(&owed);
-        self.copies |= copies_in(&owed) > 0;
-        self.unconfirmed += unconfirmed(&owed);
+        self.unsynced = true;
+        let mut ends_segment = false;
+        match &owed {
+            Owed::Parse { prepared, .. } => self.unconfirmed += prepared.weight(),
+            Owed::Bind { .. } => self.binds = true,
+            Owed::Execute(portal) => {
+                let run = portal.run.borrow();
+                self.binds = true;
+                self.writes |= run.writes;
+                self.limited |= run.limited;
+                self.copies |= run.side_effects.copies_in;
+            }
+            Owed::Query(_) => {
+                ends_segment = true;
+                self.limited |= is_limited(&owed);
+                self.copies |= copies_in(&owed) > 0;
+            }
+            Owed::Sync(_) | Owed::FailTransaction { .. } => ends_segment = true,
+            Owed::Own(_) => self.unsynced = unsynced,
+            Owed::Denied(_) | Owed::Describe { .. } | Owed::Close { .. } => {}
+        }
+        if ends_segment {
+            (self.unsynced, self.binds, self.writes) = (false, false, false);
+        }
         self.entries.push_back(Entry {
             segment: self.segment,
             unsynced,

@@ -1,15 +1,14 @@
 //! The two halves of a session, run as one task until either ends.
 
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use super::apart::{Apart, apart};
 use super::judging::Judging;
 use super::link::{End, Error, Link, Results};
 use super::queue::Queue;
@@ -57,8 +56,8 @@ where
     X: Cancel,
 {
     let link = Link {
-        client: RefCell::new(parts.client),
-        upstream: RefCell::new(parts.upstream),
+        client: RefCell::new(Apart::new(parts.client)),
+        upstream: RefCell::new(Apart::new(parts.upstream)),
         queue: RefCell::new(Queue::default()),
         journal: RefCell::new(parts.journal),
         judging: RefCell::new(parts.judging),
@@ -80,8 +79,8 @@ where
         end,
         busy,
         torn: link.answering.get(),
-        client: link.client.into_inner(),
-        upstream: link.upstream.into_inner(),
+        client: link.client.into_inner().into_inner(),
+        upstream: link.upstream.into_inner().into_inner(),
         journal: link.journal.into_inner(),
     }
 }
@@ -107,69 +106,4 @@ where
         false => Poll::Pending,
     });
     let _ = tokio::time::timeout(LAST_WORK, rest).await;
-}
-
-/// Polls a future when it is woken itself, and not each time that its task is for something else: a
-/// `watch` takes a lock that all sessions share each time it is asked.
-async fn apart<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let mut waker: Option<Arc<OwnWaker>> = None;
-    std::future::poll_fn(|cx| {
-        let own = match &waker {
-            Some(own) if own.task.will_wake(cx.waker()) => {
-                if !own.woken.swap(false, Ordering::Acquire) {
-                    return Poll::Pending;
-                }
-                own
-            }
-            _ => waker.insert(Arc::new(OwnWaker {
-                woken: AtomicBool::new(false),
-                task: cx.waker().clone(),
-            })),
-        };
-        let waker = Waker::from(Arc::clone(own));
-        future.as_mut().poll(&mut Context::from_waker(&waker))
-    })
-    .await
-}
-
-/// Wakes a task, and remembers that it has.
-struct OwnWaker {
-    woken: AtomicBool,
-    task: Waker,
-}
-
-impl Wake for OwnWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
-        self.task.wake_by_ref();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_future_apart_is_polled_when_it_is_woken_and_only_then() {
-        let polls = Cell::new(0);
-        let (sender, mut receiver) = watch::channel(false);
-        let mut waiting = pin!(receiver.wait_for(|value| *value));
-        let mut future = pin!(apart(std::future::poll_fn(|cx| {
-            polls.set(polls.get() + 1);
-            waiting.as_mut().poll(cx).map(|value| value.is_ok())
-        })));
-        for _ in 0..3 {
-            let polled = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
-            assert!(polled.is_pending());
-        }
-        assert_eq!(polls.get(), 1);
-        sender.send(true).expect("it listens");
-        assert!(future.await);
-        assert_eq!(polls.get(), 2);
-    }
 }

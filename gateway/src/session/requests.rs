@@ -171,7 +171,10 @@ where
     }
 
     async fn frame(&mut self, seen: Seen<'_>) -> Result<ControlFlow<End>, Error> {
-        self.heed(&seen).await?;
+        let free = self.link.queue.borrow().is_free();
+        if !free {
+            self.heed(&seen).await?;
+        }
         // What the server doesn't get needs no judging.
         let skipped = self.link.queue.borrow().skips();
         match seen.tag {

@@ -53,9 +53,6 @@ where
     /// Does all that the server's half has asked for by now; no request overtakes it, or comes in the
     /// middle of COPY data: what the server takes for a part of them is answered by nothing.
     pub(super) async fn heed(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        if self.link.queue.borrow().is_free() {
-            return Ok(());
-        }
         self.do_as_asked(seen.source).await?;
         if copy::may_come_behind(seen.tag) {
             return Ok(());
