@@ -109,18 +109,7 @@ fn is_forbidden(address: u64, length: u64) -> bool {
     let Ok(last) = (unsafe { bpf_probe_read_kernel((name + end - WINDOW) as *const Last) }) else {
         return true;
     };
-    // PostgreSQL's and pgbouncer's, with a port of one to five digits.
-    last.begins(end, 10, b".s.PGSQL.")
-        || last.begins(end, 11, b".s.PGSQL.")
-        || last.begins(end, 12, b".s.PGSQL.")
-        || last.begins(end, 13, b".s.PGSQL.")
-        || last.begins(end, 14, b".s.PGSQL.")
-        // MySQL's and MariaDB's.
-        || last.begins(end, 11, b"mysqld.sock")
-        || last.begins(end, 10, b"mysql.sock")
-        || last.begins(end, 11, b"mysqlx.sock")
-        // Weir's.
-        || last.begins(end, 9, b"weir.sock")
+    FORBIDDEN.iter().any(|name| last.is(end, name))
 }
 
 /// The length of a text that ends with a zero, or after `length` bytes; 0 if it can't be read.
@@ -144,22 +133,61 @@ fn text_length(text: u64, length: u64) -> u64 {
 /// How much of a name's end is looked at.
 const WINDOW: u64 = 16;
 
+/// A last part of names.
+struct Name {
+    length: u64,
+    /// Which of the window's bits tell, and what they are.
+    mask: [u64; 2],
+    bits: [u64; 2],
+}
+
+impl Name {
+    /// Of `length` bytes, of which the first are these.
+    const fn new(length: u64, begin: &[u8]) -> Self {
+        let from = (WINDOW - length) as usize;
+        let (mut mask, mut bits) = ([0; 2], [0; 2]);
+        let mut place = 0;
+        while place < begin.len() {
+            let (word, byte) = ((from + place) / 8, (from + place) % 8);
+            mask[word] |= 0xff << (byte * 8);
+            bits[word] |= (begin[place] as u64) << (byte * 8);
+            place += 1;
+        }
+        Self { length, mask, bits }
+    }
+}
+
+const FORBIDDEN: [Name; 9] = [
+    // PostgreSQL's and pgbouncer's, with a port of one to five digits.
+    Name::new(10, b".s.PGSQL."),
+    Name::new(11, b".s.PGSQL."),
+    Name::new(12, b".s.PGSQL."),
+    Name::new(13, b".s.PGSQL."),
+    Name::new(14, b".s.PGSQL."),
+    // MySQL's and MariaDB's.
+    Name::new(11, b"mysqld.sock"),
+    Name::new(10, b"mysql.sock"),
+    Name::new(11, b"mysqlx.sock"),
+    // Weir's.
+    Name::new(9, b"weir.sock"),
+];
+
 /// The last bytes of a name, and what is before a shorter one.
 #[derive(Clone, Copy)]
-struct Last([u8; WINDOW as usize]);
+struct Last([u64; 2]);
 
 impl Last {
-    /// Whether the last part of a name that is `end` bytes long has `length` bytes, of which the first
-    /// are these.
+    /// Whether the last part of a name that is `end` bytes long is this one.
     #[inline(always)]
-    fn begins<const N: usize>(&self, end: u64, length: usize, expected: &[u8; N]) -> bool {
-        let from = self.0.len() - length;
-        // An abstract name has a zero before it.
-        let is_part = end == length as u64 || matches!(self.0[from - 1], b'/' | 0);
-        let mut is_same = end >= length as u64 && is_part;
-        for place in 0..N {
-            is_same &= self.0[from + place] == expected[place];
-        }
-        is_same
+    fn is(&self, end: u64, name: &Name) -> bool {
+        let before = WINDOW - name.length - 1;
+        let before = self.0[before as usize / 8] >> (before % 8 * 8) & 0xff;
+        // Zero if the part begins there; an abstract name has a zero before it.
+        let outside = (end ^ name.length) * (before ^ u64::from(b'/')) * before;
+        // All at once: the verifier would follow each comparison both ways.
+        let differing = ((self.0[0] & name.mask[0]) ^ name.bits[0])
+            | ((self.0[1] & name.mask[1]) ^ name.bits[1])
+            | outside;
+        differing == 0 && end >= name.length
     }
 }
