@@ -8,11 +8,14 @@
 //! A socket whose beginning is no database's is settled: from then on its record says that its packets
 //! may pass, as long as they go where they went and the daemon has changed nothing.
 
+use core::{hint::black_box, ptr};
+
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
+    cty::{c_long, c_void},
     helpers::{
         bpf_get_socket_uid,
-        generated::{bpf_get_socket_cookie, bpf_skb_cgroup_id},
+        generated::{bpf_get_socket_cookie, bpf_loop, bpf_skb_cgroup_id, bpf_skb_load_bytes},
     },
     macros::cgroup_skb,
     programs::{SkBuffContext, sk_buff::SkBuff},
@@ -24,7 +27,7 @@ use gateway_ebpf::{
 };
 
 use super::{
-    ALLOW, DENY,
+    ALLOW, DENY, forgotten,
     packet::{IPV4, IPV6, Ipv4, Ipv6, LOOPBACK_DEVICE, TCP, V4_HEADER, V6_HEADER, fragment_offset},
     words,
 };
@@ -191,6 +194,7 @@ pub(super) unsafe fn sent(
 ) -> i32 {
     // SAFETY: as the caller says.
     let sk = unsafe { socket_of(skb.skb) };
+    let transport = forgotten(transport as u32) as usize;
     let Some(segment) = Segment::load(skb, transport) else {
         return ALLOW;
     };
@@ -435,28 +439,52 @@ fn offered(skb: &SkBuff, flow: &mut Flow, segment: &Segment) -> Opening {
 /// Reads the `length` bytes of a ClientHello that are at `place`.
 #[inline(always)]
 fn scan(skb: &SkBuff, place: usize, length: u32, alpn: &mut Alpn) {
-    let mut done = 0;
-    for _ in 0..CLIENT_HELLO as usize / CHUNK {
-        if length < done + CHUNK as u32 {
-            break;
-        }
-        let Ok(chunk) = skb.load::<[u8; CHUNK]>(place + done as usize) else {
-            return;
-        };
-        for byte in chunk {
-            alpn.take(byte);
-        }
-        done += CHUNK as u32;
+    let mut reader = Reader {
+        skb: SkBuff::new(skb.skb),
+        place,
+        alpn: *alpn,
+    };
+    let (length, chunk) = (forgotten(length), CHUNK as u32);
+    if reader.read::<CHUNK>(length / chunk) {
+        reader.read::<1>(length % chunk);
     }
-    for _ in 0..CHUNK {
-        if done >= length {
-            break;
-        }
-        let Ok(byte) = skb.load::<u8>(place + done as usize) else {
-            return;
+    *alpn = reader.alpn;
+}
+
+/// Reads a packet piece by piece. The kernel calls it for each: a loop here would be walked through by
+/// the verifier turn by turn.
+struct Reader {
+    skb: SkBuff,
+    place: usize,
+    alpn: Alpn,
+}
+
+impl Reader {
+    /// Reads pieces of `N` bytes; false if the packet hasn't so many.
+    #[inline(always)]
+    fn read<const N: usize>(&mut self, pieces: u32) -> bool {
+        let end = self.place + N * pieces as usize;
+        let piece = Self::piece::<N> as *mut c_void;
+        // SAFETY: the verifier checks what is called with what.
+        unsafe { bpf_loop(pieces, piece, ptr::from_mut(self).cast(), 0) };
+        self.place == end
+    }
+
+    /// Reads one; 1 says that it was the last.
+    ///
+    /// # Safety
+    /// `reader` is one.
+    unsafe extern "C" fn piece<const N: usize>(_: u32, reader: *mut Self) -> c_long {
+        // SAFETY: as the caller says.
+        let reader = unsafe { &mut *reader };
+        let Ok(bytes) = reader.skb.load::<[u8; N]>(reader.place) else {
+            return 1;
         };
-        alpn.take(byte);
-        done += 1;
+        for byte in &bytes {
+            reader.alpn.take(*byte);
+        }
+        reader.place += N;
+        0
     }
 }
 
@@ -527,7 +555,7 @@ impl Gather for Beginning {
     }
 
     /// Takes what a segment has of the first bytes; false if there are some missing before it: it has
-    /// to come again behind those, and then does.
+    /// to come again behind those, and then does. The segment has a payload.
     #[inline(always)]
     fn collect(&mut self, skb: &SkBuff, segment: &Segment) -> bool {
         let mut offset = segment.first().wrapping_sub(self.first);
@@ -543,18 +571,19 @@ impl Gather for Beginning {
             self.begun = Self::IN_THE_MIDDLE;
             offset = 0;
         }
-        for place in 0..PREFIX {
-            let behind = (place as u32).wrapping_sub(offset);
-            if behind >= segment.length {
-                continue;
-            }
-            let Ok(byte) = skb.load::<u8>(segment.payload + behind as usize) else {
-                break;
-            };
-            self.prefix[place] = byte;
-            if self.known <= place as u32 {
-                self.known = place as u32 + 1;
-            }
+        // Bounds for the verifier, which the compiler knows and would leave out. What is read beyond the
+        // first bytes is of no use.
+        let place = black_box(offset as usize) & (PREFIX - 1);
+        let length = black_box(segment.length as usize - 1).min(PREFIX - 1) + 1;
+        let mut bytes = [self.prefix; 2];
+        // SAFETY: both arrays together have room for this at each place of the first.
+        let loaded = unsafe {
+            let to = bytes.as_mut_ptr().cast::<u8>().add(place).cast();
+            bpf_skb_load_bytes(skb.skb.cast(), segment.payload as u32, to, length as u32)
+        };
+        if loaded == 0 {
+            self.prefix = bytes[0];
+            self.known = self.known.max((place + length).min(PREFIX) as u32);
         }
         true
     }
