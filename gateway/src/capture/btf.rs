@@ -41,18 +41,18 @@ impl Types {
             let (name, info) = (types.word(at)?, types.word(at + 4)?);
             let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
             let members = at + 12;
-            if kind == KIND_STRUCT && strings.text(name)? == structure.as_bytes() {
+            if kind == KIND_STRUCT && strings.has(name, structure) {
                 let bitfields = info >> 31 == 1;
                 return (0..count).find_map(|n| {
                     let member_at = members + 12 * n;
-                    let name = strings.text(types.word(member_at)?)?;
+                    let name = types.word(member_at)?;
                     let offset = types.word(member_at + 8)?;
                     let bits = if bitfields {
                         offset & 0xff_ffff
                     } else {
                         offset
                     };
-                    let found = name == member.as_bytes() && bits % 8 == 0;
+                    let found = strings.has(name, member) && bits % 8 == 0;
                     found.then_some(u64::from(bits / 8))
                 });
             }
@@ -95,11 +95,11 @@ impl<'a> Reader<'a> {
         Some(u32::from_ne_bytes(*bytes))
     }
 
-    /// The text at an offset, up to its zero.
-    fn text(self, at: u32) -> Option<&'a [u8]> {
-        let rest = self.0.get(at as usize..)?;
-        let end = rest.iter().position(|&byte| byte == 0)?;
-        Some(&rest[..end])
+    /// Whether the text at an offset, up to its zero, is this one.
+    fn has(self, at: u32, text: &str) -> bool {
+        let rest = self.0.get(at as usize..);
+        let behind = rest.and_then(|rest| rest.strip_prefix(text.as_bytes()));
+        behind.is_some_and(|behind| behind.first() == Some(&0))
     }
 }
 
