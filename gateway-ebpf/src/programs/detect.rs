@@ -555,7 +555,7 @@ impl Gather for Beginning {
     }
 
     /// Takes what a segment has of the first bytes; false if there are some missing before it: it has
-    /// to come again behind those, and then does. The segment has a payload.
+    /// to come again behind those, and then does; or if nobody can read it. The segment has a payload.
     #[inline(always)]
     fn collect(&mut self, skb: &SkBuff, segment: &Segment) -> bool {
         let mut offset = segment.first().wrapping_sub(self.first);
@@ -581,10 +581,12 @@ impl Gather for Beginning {
             let to = bytes.as_mut_ptr().cast::<u8>().add(place).cast();
             bpf_skb_load_bytes(skb.skb.cast(), segment.payload as u32, to, length as u32)
         };
-        if loaded == 0 {
-            self.prefix = bytes[0];
-            self.known = self.known.max((place + length).min(PREFIX) as u32);
+        // In memory of a device, say.
+        if loaded != 0 {
+            return false;
         }
+        self.prefix = bytes[0];
+        self.known = self.known.max((place + length).min(PREFIX) as u32);
         true
     }
 }
