@@ -48,7 +48,11 @@ pub(super) enum Owed {
         asked_by: AskedBy,
     },
     /// An error: a text that can't be parsed stands in for what was denied.
-    Denied(Rc<Deny>),
+    Denied {
+        deny: Rc<Deny>,
+        /// It takes the place of the statement without a name, which is gone behind it.
+        unnamed: bool,
+    },
     /// BindComplete.
     Bind { name: Box<[u8]>, portal: Rc<Portal> },
     /// RowDescription or NoData, after a ParameterDescription for a statement. Of what Weir didn't
@@ -168,6 +172,15 @@ fn unconfirmed(owed: &Owed) -> usize {
     }
 }
 
+/// Whether it takes the place of the statement without a name, even if it fails.
+fn replaces_unnamed(owed: &Owed) -> bool {
+    match owed {
+        Owed::Parse { name, .. } => name.is_empty(),
+        Owed::Denied { unnamed, .. } => *unnamed,
+        _ => false,
+    }
+}
+
 /// How many COPYs read data from the client.
 fn copies_in(owed: &Owed) -> usize {
     match owed {
@@ -199,8 +212,6 @@ impl Queue {
             _ if self.discarding => return,
             _ => {}
         }
-        // It will fail for certain: what follows needs not even be sent.
-        self.discarding |= matches!(owed, Owed::Denied(_));
         let unsynced = self.unsynced;
         self.unsynced = true;
         let mut ends_segment = false;
@@ -221,7 +232,9 @@ impl Queue {
             }
             Owed::Sync(_) | Owed::FailTransaction { .. } => ends_segment = true,
             Owed::Own(_) => self.unsynced = unsynced,
-            Owed::Denied(_) | Owed::Describe { .. } | Owed::Close { .. } => {}
+            // It will fail for certain: what follows needs not even be sent.
+            Owed::Denied { .. } => self.discarding = true,
+            Owed::Describe { .. } | Owed::Close { .. } => {}
         }
         if ends_segment {
             (self.unsynced, self.binds, self.writes) = (false, false, false);
@@ -369,9 +382,14 @@ impl Queue {
         self.to_fail.is_some()
     }
 
-    /// Whether a question of Weir's was answered in place of the query behind it; once for each.
+    /// Whether a question of Weir's was answered in place of the query behind it; once for each. To the
+    /// client that query takes the places of both without a name.
     pub(super) fn take_answered(&mut self) -> bool {
-        std::mem::take(&mut self.answered)
+        let answered = std::mem::take(&mut self.answered);
+        if answered {
+            self.forget_unnamed();
+        }
+        answered
     }
 
     /// Whether the server has something to run behind what it answers now.
@@ -445,10 +463,7 @@ impl Queue {
             } => self.forget_statement(&[]),
             // A simple query takes the places of both without a name. One that was denied does so to
             // its client.
-            Owed::Query(_) | Owed::FailTransaction { .. } | Owed::Own(_) => {
-                self.forget_statement(&[]);
-                self.unnamed_portal = None;
-            }
+            Owed::Query(_) | Owed::FailTransaction { .. } | Owed::Own(_) => self.forget_unnamed(),
             Owed::Close {
                 kind: TargetKind::Portal,
                 name,
@@ -467,6 +482,10 @@ impl Queue {
     /// everything up to the next Sync is off. Returns what failed; `off` gets the rest.
     pub(super) fn fail(&mut self, mut off: impl FnMut(Owed)) -> Option<Owed> {
         let failed = self.pop_front().map(|e| e.owed);
+        if failed.as_ref().is_some_and(replaces_unnamed) {
+            // The server has dropped the old one before it read the new one's text.
+            self.forget_statement(&[]);
+        }
         while self
             .entries
             .front()
@@ -516,10 +535,19 @@ impl Queue {
         self.weight -= forgotten.map_or(0, |old| old.weight());
     }
 
-    /// Forgets all prepared statements: SQL has changed what names mean.
+    fn forget_unnamed(&mut self) {
+        self.forget_statement(&[]);
+        self.unnamed_portal = None;
+    }
+
+    /// Forgets all prepared statements that have names: SQL has changed what they mean. The one without
+    /// is out of its reach.
     pub(super) fn forget_statements(&mut self) {
+        let unnamed = self.statements.remove(&[][..]);
+        self.weight = unnamed.as_ref().map_or(0, |u| u.weight());
         self.statements.clear();
-        self.weight = 0;
+        self.statements
+            .extend(unnamed.map(|unnamed| (Box::default(), unnamed)));
     }
 
     /// Forgets all portals: SQL has changed what names mean.
@@ -550,7 +578,10 @@ impl Queue {
                 } if **n == *name => {
                     return if here { Found::Unknown } else { Found::Wait };
                 }
-                Owed::Execute(p) if p.run.borrow().side_effects.statements => {
+                Owed::Execute(p) if !name.is_empty() && p.run.borrow().side_effects.statements => {
+                    return if here { Found::Unknown } else { Found::Wait };
+                }
+                Owed::Denied { unnamed: true, .. } if name.is_empty() => {
                     return if here { Found::Unknown } else { Found::Wait };
                 }
                 Owed::Query(b) if b.runs.iter().any(|r| r.side_effects.statements) => {

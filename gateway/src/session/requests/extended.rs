@@ -244,7 +244,16 @@ where
             return Ok(());
         }
         let (prepared, portal) = match target.kind {
-            TargetKind::Statement => (self.statement(seen, target.name).await?, None),
+            TargetKind::Statement => {
+                let prepared = self.statement(seen, target.name).await?;
+                if prepared.is_none() && target.name.is_empty() {
+                    // SQL makes none without a name: what stands there is Weir's own, or what a client
+                    // takes for gone.
+                    self.refuse_extended(seen, &Rc::new(unknown_statement()));
+                    return Ok(());
+                }
+                (prepared, None)
+            }
             TargetKind::Portal => match self.portal(seen, target.name).await? {
                 Some(portal) => (Some(Rc::clone(&portal.prepared)), Some(portal)),
                 None => (None, None),
@@ -375,8 +384,12 @@ where
         self.refuse_under(seen, REFUSED, deny);
     }
 
-    fn refuse_under(&mut self, seen: &Seen<'_>, name: &[u8], deny: &Rc<Deny>) {
-        self.push(Owed::Denied(Rc::clone(deny)));
+    /// The same by a Parse of this name.
+    pub(super) fn refuse_under(&mut self, seen: &Seen<'_>, name: &[u8], deny: &Rc<Deny>) {
+        self.push(Owed::Denied {
+            deny: Rc::clone(deny),
+            unnamed: name.is_empty(),
+        });
         let text = refused_text(deny.rule.as_deref());
         request::parse(self.splice.insert(seen.source), name, &text);
     }

@@ -128,7 +128,7 @@ pub(super) fn failed_extended(queue: &mut RefMut<'_, Queue>) -> Failed {
             stopped.push(Stopped::Portal(portal));
         }
     }) {
-        Some(Owed::Denied(deny)) => Failed::Denied(deny),
+        Some(Owed::Denied { deny, .. }) => Failed::Denied(deny),
         Some(Owed::Execute(portal)) => {
             stopped.insert(0, Stopped::Portal(portal));
             Failed::Runs(stopped)

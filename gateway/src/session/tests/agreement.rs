@@ -243,6 +243,7 @@ async fn a_portal_without_a_name_is_gone_behind_a_simple_query() {
 #[tokio::test]
 async fn a_denied_text_without_a_name_takes_the_place_of_the_last() {
     on_stage(|mut s| async move {
+        prepared(&mut s).await;
         for name in ["", "named"] {
             s.client_says(&parse(name, "DROP TABLE orders")).await;
             let (tag, body) = s.server_frame().await;
@@ -257,6 +258,7 @@ async fn a_denied_text_without_a_name_takes_the_place_of_the_last() {
             s.client_is_refused("42501", "").await;
             s.client_gets(&ready(b'I')).await;
         }
+        has_no_statement_without_a_name(&mut s).await;
     })
     .await;
 }
@@ -275,6 +277,91 @@ async fn what_has_no_name_behind_a_denied_query_in_one_go_is_nothing_to_wait_for
         s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
             .await;
         s.client_is_refused("26000", "prepared statement").await;
+    })
+    .await;
+}
+
+/// What is refused for want of a statement without a name never reaches the server, which may have one.
+async fn has_no_statement_without_a_name(s: &mut Stage) {
+    for uses in [bind("", ""), f(b'D', b"S\0")] {
+        s.client_says(&[uses, sync()].concat()).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
+        s.client_is_refused("26000", "prepared statement").await;
+        s.client_gets(&ready(b'I')).await;
+    }
+}
+
+#[tokio::test]
+async fn what_weir_looked_ahead_at_is_no_statement_of_the_clients() {
+    on_stage(|mut s| async move {
+        let text = "SELECT ssn FROM customers";
+        s.client_says(&query(text)).await;
+        let asked = [parse("", text), f(b'D', b"S\0"), sync()].concat();
+        s.server_gets(&asked).await;
+        // The server takes the column for one of no table, so that it isn't plain.
+        let columns = description(&[("ssn", 0, 0)]);
+        s.server_says(&[f(b'1', b""), f(b't', &[0, 0]), columns, ready(b'I')].concat())
+            .await;
+        s.client_is_refused("42501", "ssn").await;
+        s.client_gets(&ready(b'I')).await;
+        has_no_statement_without_a_name(&mut s).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_query_denied_behind_work_takes_the_place_of_its_statement_without_a_name() {
+    on_stage(|mut s| async move {
+        let work = [parse("", "SELECT 1"), bind("", ""), execute("")].concat();
+        s.client_says(&[work.clone(), f(b'H', b"")].concat()).await;
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        let answer = [f(b'1', b""), f(b'2', b""), complete("SELECT 1")].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.client_says(&query("DROP TABLE orders")).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, body.starts_with(b"\0/*")), (b'P', true));
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            .await;
+        s.client_is_refused("42501", "").await;
+        s.client_gets(&ready(b'I')).await;
+        has_no_statement_without_a_name(&mut s).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn deallocating_what_has_names_leaves_the_statement_without_one() {
+    on_stage(|mut s| async move {
+        for name in ["", "a"] {
+            let said = [parse(name, "DEALLOCATE ALL"), sync()].concat();
+            s.client_says(&said).await;
+            s.server_gets(&said).await;
+            s.server_says(&[f(b'1', b""), ready(b'I')].concat()).await;
+            s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+        }
+        let run = [bind("", ""), execute(""), bind("", ""), sync()].concat();
+        s.client_says(&run).await;
+        s.server_gets(&run).await;
+        let answer = [
+            f(b'2', b""),
+            complete("DEALLOCATE ALL"),
+            f(b'2', b""),
+            ready(b'I'),
+        ];
+        s.server_says(&answer.concat()).await;
+        s.client_gets(&answer.concat()).await;
+        s.client_says(&[bind("", ""), sync()].concat()).await;
+        s.server_gets(&[bind("", ""), sync()].concat()).await;
+        s.server_says(&[f(b'2', b""), ready(b'I')].concat()).await;
+        s.client_gets(&[f(b'2', b""), ready(b'I')].concat()).await;
+        s.client_says(&bind("", "a")).await;
+        assert_eq!(s.server_frame().await.0, b'P', "a stand-in");
     })
     .await;
 }
