@@ -122,10 +122,13 @@ def key(frame):
 
 
 # What Weir says where it does otherwise than the server, for it can't follow or would have to guess. From there on
-# a session isn't compared.
+# a session isn't compared. Where it ends the session, the record has what exactly it can't follow.
+ENDS = {
+    "this message has no place here": "a request in the middle of COPY data",
+    "Weir can't read the database's answer": "an error that may be of more than one request",
+}
 REASONS = [
-    "this message has no place here",
-    "Weir can't read the database's answer",
+    *ENDS,
     "has to come behind a Sync",
     "was not made through the extended protocol",
     "could show masked columns",
@@ -134,32 +137,54 @@ REASONS = [
 ]
 
 
+ERRORS = [
+    # What is denied would have failed for another reason: in a failed transaction, by its name, by a time-out.
+    ("42501", "25P02"),
+    ("42501", "42P03"),
+    ("42501", "57014"),
+    # Weir's question in front of a Bind fails with the transaction, and the Bind for want of parameters.
+    ("25P02", "08P01"),
+]
+
+
 def difference(sequence, through, direct):
     """None if the same; else the place, and why Weir may do otherwise there, if it may."""
     for at in range(max(len(through), len(direct))):
         ours, theirs = [key(frames[at]) if at < len(frames) else ["none"] for frames in (through, direct)]
-        # What is denied may have failed for another reason, in a failed transaction or by its name.
-        if ours != theirs and (ours[-1], theirs[-1]) not in [("42501", "25P02"), ("42501", "42P03")]:
+        if ours != theirs and (ours[-1], theirs[-1]) not in ERRORS:
             return at, excuse(sequence, through, at, theirs)
     return None
 
 
 def excuse(sequence, through, at, theirs):
-    ours, sent = (through[at : at + 1] or [["none"]])[0], {message.what for message in sequence.messages}
+    def says(pattern):
+        return any(re.match(pattern, message.what) for message in sequence.messages)
+
+    ours, status = (through[at : at + 1] or [["none"]])[0], [frame[1] for frame in through[:at] if frame[0] == "Z"][-1:]
     before = [frame for frame in through[:at] if frame[0] != "Z"]
     if ours[0] == "E" and (known := [reason for reason in REASONS if reason in ours[3]]):
         return known[0]
-    if "Terminate" in sent and ["none"] in (ours, theirs):
+    if says("Terminate") and ["none"] in (ours, theirs):
         return "a Terminate behind what no Sync ends"
     if (ours, theirs) == (["Z", "T"], ["Z", "E"]) and before[-1][2:3] == ["54000"]:
         return "a limit fails the transaction only behind what was sent by then"
-    if any(frame[2:3] == ["54000"] for frame in before) and ("42P05" in ours or "26000" in ours[2:] + theirs[2:]):
+    if any(frame[2:3] == ["54000"] for frame in before) and {"42P05", "26000"} & {*ours[2:], *theirs[2:]}:
         return "what names are behind an exceeded limit"
-    if before and before[-1][:3] == ["E", "ERROR", "22P04"]:
+    if ["E", "ERROR", "22P04"] in [frame[:3] for frame in before] and syncs_among_data(sequence):
         return "a Sync among bad COPY data"
-    if "25P02" in ours and any(re.match("Query .(ROLLBACK|COMMIT).*ssn", what) for what in sent):
+    if ours[2:3] == ["34000"] and theirs == ["n", ""] and status == ["E"]:
+        return "a portal whose Bind was denied, which a failed transaction keeps as an empty one"
+    if ours[2:3] == ["54000"] and says(".*EXECUTE x") and says("Parse '[ab]' .*pgbench_tellers"):
+        return "a limit of what EXECUTE could run"
+    if "25P02" in ours and says("Query .(ROLLBACK|COMMIT).*ssn"):
         return "a look ahead in a failed transaction, which the query would end"
     return None
+
+
+def syncs_among_data(sequence):
+    """Whether a Sync comes between COPY data and what ends them: only the server knows if it is still reading."""
+    said = ",".join(message.what[:4] for message in sequence.messages)
+    return re.search("Copy,(Flus,)*Sync,((Flus|Sync),)*Copy", said)
 
 
 def near(frames, at):
@@ -167,16 +192,20 @@ def near(frames, at):
 
 
 def committed(frames):
-    """Values that came in a transaction which stands, as the client was told beyond all doubt."""
-    told, pending, doubt = set(), set(), False
+    """Values that came in a transaction which stands, as the client was told beyond all doubt, and how many
+    rows it has written in such."""
+    told, count, pending, rows, doubt = set(), 0, set(), 0, False
     for tag, rest, *_ in frames:
         if tag == "D":
             pending.update(rest)
+        elif tag == "C" and (wrote := re.match(r"(INSERT 0|COPY) (\d+)", rest)):
+            rows += int(wrote[2])
         doubt |= tag == "E" or tag == "C" and rest.startswith("ROLLBACK")
         if tag == "Z" and rest == "I":
-            told |= set() if doubt else pending
-            pending, doubt = set(), False
-    return told
+            if not doubt:
+                told, count = told | pending, count + rows
+            pending, rows, doubt = set(), 0, False
+    return told, count
 
 
 def tags_of(row):
@@ -217,10 +246,16 @@ def faults(sequence, through, direct, events, ledgers):
         if reason is None:
             found.append(f"at {at}: {near(ours, at)} is not {near(theirs, at)}")
     written, twins = ledgers
-    if lost := committed(ours) & sequence.returned - written:
+    told, count = committed(ours)
+    if lost := told & sequence.returned - written:
         found.append(f"told to be committed, and isn't: {lost}")
-    if written - twins or written != twins and not reason:
+    # Where Weir has denied a BEGIN, say, more is committed than by the server itself, and the client is told so.
+    known = reason and not (written - told) & sequence.returned and len(written) <= count
+    if written - twins and not known or written != twins and not reason:
         found.append(f"committed: {written} is not {twins}")
+    for event in events:
+        if reason in ENDS and event["type"] == "close" and ENDS[reason] not in event["detail"]:
+            found.append(f"the session ended: {event['detail']}")
     return found + list(misrecorded(events, ours)), reason
 
 
