@@ -204,14 +204,16 @@ where
     }
 
     /// The server reads a Terminate once it has done what came before: a client that says it in one
-    /// go with its last statement, and stays for the answer, gets it.
+    /// go with its last statement, and stays for the answer, gets it. What it hasn't asked for by a Sync
+    /// it gets too, which is as if a Flush came before.
     async fn quit(&mut self, seen: &Seen<'_>) -> Result<(), Error> {
-        if !self.link.queue.borrow().is_unsynced() {
-            self.wait_while(seen, |link| {
-                let queue = link.queue.borrow();
-                queue.reads_copy().is_none() && !queue.is_empty()
-            })
-            .await?;
+        let waits = |link: &Link<C, U>| {
+            let queue = link.queue.borrow();
+            queue.reads_copy().is_none() && !queue.is_empty()
+        };
+        if waits(self.link) {
+            self.flush(seen);
+            self.wait_while(seen, waits).await?;
         }
         self.keep(seen);
         Ok(())

@@ -87,6 +87,27 @@ async fn a_last_statement_is_answered_before_the_terminate_behind_it_counts() {
 }
 
 #[tokio::test]
+async fn what_comes_before_a_terminate_without_its_sync_is_answered_too() {
+    on_stage(|mut s| async move {
+        let work = [sync(), parse("", "SELECT 1"), bind("", ""), execute("")].concat();
+        s.client_says(&[work.clone(), f(b'X', b"")].concat()).await;
+        s.server_gets(&[work, f(b'H', b"")].concat()).await;
+        s.nothing_reaches_the_server().await;
+        let answer = [
+            ready(b'I'),
+            f(b'1', b""),
+            f(b'2', b""),
+            complete("SELECT 1"),
+        ]
+        .concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+        s.server_gets(&f(b'X', b"")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn nothing_is_said_into_the_middle_of_a_message() {
     LocalSet::new()
         .run_until(async {
