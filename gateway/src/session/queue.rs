@@ -143,6 +143,8 @@ pub(super) struct Queue {
     /// The server's transaction has to be made to fail; whether the client has been told its status
     /// already. It is entered when it is sent, not before: nothing overtakes it there.
     to_fail: Option<bool>,
+    /// The client takes its transaction for failed, which it is once `to_fail` is done.
+    tells_failed: bool,
     /// A question of Weir's in front of a query has failed: the error, and the ReadyForQuery behind it,
     /// are the query's answer.
     answered: bool,
@@ -512,22 +514,33 @@ impl Queue {
 
     /// A ReadyForQuery came: portals end with their transaction.
     pub(super) fn ready(&mut self, status: TxStatus) {
+        self.tells_failed &= status == TxStatus::InBlock;
         if status == TxStatus::Idle {
             self.forget_portals();
         }
     }
 
     /// It is one for the client. Where a limit was exceeded the client saw an error, and the server none:
-    /// its transaction is to fail. Returns whether the client is told its status now: it is told after
-    /// that, unless it has asked for more already.
-    pub(super) fn end_exceeded(&mut self, status: TxStatus) -> bool {
-        if self.exceeded.take().is_none() || status != TxStatus::InBlock {
-            return true;
+    /// its transaction is to fail. Returns what the client is told now, if anything: it is told after
+    /// that, unless it has asked for more already. Where that is nothing but the status, it is told what
+    /// the status will be.
+    pub(super) fn end_exceeded(&mut self, status: TxStatus) -> Option<TxStatus> {
+        if self.exceeded.take().is_some() && status == TxStatus::InBlock {
+            let told = !self.entries.is_empty();
+            // If an earlier statement has asked for it already, one does for both.
+            self.to_fail = Some(told);
+            self.tells_failed = self
+                .entries
+                .iter()
+                .all(|e| matches!(e.owed, Owed::Sync(AskedBy::Client)));
+            if !told {
+                return None;
+            }
         }
-        let told = !self.entries.is_empty();
-        // If an earlier statement has asked for it already, one does for both.
-        self.to_fail = Some(told);
-        told
+        Some(match self.tells_failed {
+            true => TxStatus::Failed,
+            false => status,
+        })
     }
 
     fn forget_statement(&mut self, name: &[u8]) {

@@ -34,6 +34,9 @@ use crate::wire::{self, HEADER, Reply, Side, TxStatus, request};
 /// Texts from this size on take milliseconds to analyse.
 const LONG_TEXT: usize = 64 << 10;
 
+/// What a Parse that can't succeed is called: the statement without a name stays.
+const REFUSED: &[u8] = b"weir_refused";
+
 /// Long texts are analysed two at a time, of all sessions: they may take seconds and much memory, and
 /// the threads that do it are those that others need to log in.
 static ANALYSING: Semaphore = Semaphore::const_new(2);

@@ -489,10 +489,14 @@ where
             }
             _ => {}
         }
-        let told = self.link.queue.borrow_mut().end_exceeded(status);
-        if told {
-            self.link.status.set(status);
+        let Some(told) = self.link.queue.borrow_mut().end_exceeded(status) else {
+            return Ok(());
+        };
+        self.link.status.set(told);
+        if told == status {
             self.keep(seen);
+        } else {
+            Reply::ready(self.splice.insert(seen.source), told);
         }
         Ok(())
     }

@@ -12,14 +12,11 @@ use super::super::link::{Error, Link};
 use super::super::queue::{AskedBy, Found, Owed};
 use super::super::rows;
 use super::super::statement::{Columns, Judged, Portal, Prepared, Run, Shape, Treatment};
-use super::{Half, Seen, refused_column, refused_text};
+use super::{Half, REFUSED, Seen, refused_column, refused_text};
 use crate::mask::{Planned, Refusal};
 use crate::policy::Deny;
 use crate::record::Via;
 use crate::wire::{self, TargetKind, request};
-
-/// What a Parse that can't succeed is called: the statement without a name stays.
-const REFUSED: &[u8] = b"weir_refused";
 
 impl<C, U> Half<'_, C, U>
 where

@@ -1,13 +1,15 @@
 //! Waiting for the server, and doing meanwhile what its half asks for.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::super::judging::limit_exceeded;
 use super::super::link::{Error, Link};
 use super::super::queue::{Asked, AskedBy, Owed};
-use super::{Half, Seen, copy, refused_text};
+use super::{Half, REFUSED, Seen, copy, refused_text};
 use crate::wire::request;
 
 /// Bytes that are read while a request waits for the server; a client that leaves behind more of
@@ -41,6 +43,15 @@ where
                     out.extend_from_slice(&request::SYNC);
                     queue.push(Owed::Sync(AskedBy::Client));
                 }
+            }
+            // Behind work without its Sync a query's error couldn't be told from that work's own. So the work
+            // is failed, and the transaction with it.
+            Some(Asked::FailTransaction { told: true }) if queue.is_unsynced() => {
+                request::parse(out, REFUSED, &refused_text(None));
+                queue.push(Owed::Denied {
+                    deny: Rc::new(limit_exceeded()),
+                    unnamed: false,
+                });
             }
             Some(Asked::FailTransaction { told }) => {
                 request::query(out, &refused_text(None));

@@ -293,6 +293,70 @@ async fn a_commit_behind_the_sync_of_an_exceeded_result_finds_the_transaction_fa
 }
 
 #[tokio::test]
+async fn a_transaction_that_is_to_fail_has_failed_to_whoever_asks_only_for_its_status() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let said = [query("SELECT id FROM limited"), sync(), sync()].concat();
+        s.client_says(&said).await;
+        s.server_gets(&said).await;
+        let rows = [row(&["1"]), row(&["2"])].concat();
+        let described = description(&[("id", 20003, 1)]);
+        let answer = [described, rows, row(&["3"]), complete("SELECT 3")].concat();
+        s.server_says(&[answer, ready(b'T'), ready(b'T')].concat())
+            .await;
+        for expected in [b'T', b'D', b'D', b'E'] {
+            assert_eq!(s.client_frame().await.0, expected);
+        }
+        s.client_gets(&[ready(b'E'), ready(b'E')].concat()).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused this")), (b'Q', true));
+        s.server_says(&[ready(b'T'), error("42601", ""), ready(b'E')].concat())
+            .await;
+        s.client_gets(&ready(b'E')).await;
+        // Behind it the server is believed again.
+        s.client_says(&query("ROLLBACK TO SAVEPOINT v")).await;
+        s.server_gets(&query("ROLLBACK TO SAVEPOINT v")).await;
+        let answer = [complete("ROLLBACK"), ready(b'T')].concat();
+        s.server_says(&answer).await;
+        s.client_gets(&answer).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_transaction_fails_with_the_work_behind_the_sync_of_an_exceeded_result() {
+    on_stage(|mut s| async move {
+        begun(&mut s).await;
+        let run = |text| [parse("", text), bind("", ""), execute("")].concat();
+        let (select, commit) = (run("SELECT id FROM limited"), run("COMMIT"));
+        let said = [select.clone(), sync(), commit.clone(), sync()].concat();
+        s.client_says(&said).await;
+        // The COMMIT itself waits.
+        let parsed = &commit[..commit.len() - execute("").len()];
+        s.server_gets(&[&select, &sync(), parsed, &f(b'H', b"")].concat())
+            .await;
+        let confirmed = [f(b'1', b""), f(b'2', b"")].concat();
+        let rows = [row(&["1"]), row(&["2"])].concat();
+        let rest = [row(&["3"]), complete("SELECT 3"), ready(b'T')].concat();
+        s.server_says(&[confirmed.clone(), rows.clone(), rest, confirmed.clone()].concat())
+            .await;
+        s.client_gets(&[confirmed.clone(), rows].concat()).await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&[ready(b'T'), confirmed].concat()).await;
+        let (tag, body) = s.server_frame().await;
+        assert_eq!((tag, show(&body).contains("refused this")), (b'P', true));
+        s.server_gets(&sync()).await;
+        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        s.client_is_refused("54000", "limit").await;
+        s.client_gets(&ready(b'E')).await;
+        s.client_says(&query("ROLLBACK")).await;
+        s.server_gets(&query("ROLLBACK")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_comes_behind_an_exceeded_result_is_skipped_up_to_its_sync() {
     let run = |text| [parse("", text), bind("", ""), execute("")].concat();
     for skipped in [
