@@ -11,6 +11,9 @@ const SMOKE_SECONDS: u32 = 10;
 /// As above; `cargo xtask soak` has fifty times as many.
 const SMOKE_CONNECTS: u64 = 2000;
 
+/// Seeds of random sequences of messages, in place of the one that a `cargo test` by hand takes.
+const SEEDS: &str = "1..4";
+
 pub(crate) fn run() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
@@ -28,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
         "weir/e2e",
         "--no-fail-fast",
     ]);
+    tests.env("WEIR_SEEDS", SEEDS);
     steps.openly("unit, property and end-to-end tests", &mut tests)?;
     steps.step("many connects, through restarts", || {
         soak::smoke(SMOKE_CONNECTS)
