@@ -4,6 +4,7 @@
 mod detect;
 mod egress;
 mod flood;
+mod load;
 mod local;
 mod lsm;
 mod outlets;
