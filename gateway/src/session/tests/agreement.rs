@@ -4,16 +4,13 @@
 use super::super::link::{End, Error};
 use super::stage::{
     Stage, begun, bind, complete, description, error, execute, f, on_stage, parse, query, ready,
-    row, show, sync,
+    row, sync,
 };
 
 /// A statement is prepared, and the answer asked for by a Flush.
 async fn prepared(s: &mut Stage) {
     let asks = [parse("", "SELECT 1"), f(b'H', b"")].concat();
-    s.client_says(&asks).await;
-    s.server_gets(&asks).await;
-    s.server_says(&f(b'1', b"")).await;
-    s.client_gets(&f(b'1', b"")).await;
+    s.passes(&asks, &f(b'1', b"")).await;
 }
 
 fn time_out() -> Vec<u8> {
@@ -42,11 +39,7 @@ async fn an_error_that_may_be_of_a_query_or_of_what_came_before_ends_the_session
     on_stage(|mut s| async move {
         prepared(&mut s).await;
         let runs = [bind("", ""), execute(""), f(b'H', b"")].concat();
-        s.client_says(&runs).await;
-        s.server_gets(&runs).await;
-        s.server_says(&[f(b'2', b""), complete("SELECT 1")].concat())
-            .await;
-        s.client_gets(&[f(b'2', b""), complete("SELECT 1")].concat())
+        s.passes(&runs, &[f(b'2', b""), complete("SELECT 1")].concat())
             .await;
         s.client_says(&query("SELECT 1")).await;
         s.server_gets(&query("SELECT 1")).await;
@@ -181,28 +174,21 @@ async fn a_simple_query_takes_the_places_that_have_no_name() {
     for denied in [false, true] {
         on_stage(|mut s| async move {
             prepared(&mut s).await;
-            s.client_says(&sync()).await;
-            s.server_gets(&sync()).await;
-            s.server_says(&ready(b'I')).await;
-            s.client_gets(&ready(b'I')).await;
+            s.passes(&sync(), &ready(b'I')).await;
             if denied {
                 s.client_says(&query("DROP TABLE orders")).await;
                 s.client_is_refused("42501", "").await;
                 s.client_gets(&ready(b'I')).await;
             } else {
-                s.client_says(&query("SELECT 1")).await;
-                s.server_gets(&query("SELECT 1")).await;
-                let answer = [complete("SELECT 1"), ready(b'I')].concat();
-                s.server_says(&answer).await;
-                s.client_gets(&answer).await;
+                s.passes(
+                    &query("SELECT 1"),
+                    &[complete("SELECT 1"), ready(b'I')].concat(),
+                )
+                .await;
             }
             s.client_says(&[bind("", ""), sync()].concat()).await;
-            let (tag, body) = s.server_frame().await;
-            assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
-            s.server_gets(&sync()).await;
-            s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+            s.is_refused_up_to_a_sync("26000", "prepared statement", b'I')
                 .await;
-            s.client_is_refused("26000", "prepared statement").await;
         })
         .await;
     }
@@ -213,29 +199,24 @@ async fn a_portal_without_a_name_is_gone_behind_a_simple_query() {
     on_stage(|mut s| async move {
         begun(&mut s).await;
         let run = [parse("", "SELECT 1"), bind("", ""), execute(""), sync()].concat();
-        s.client_says(&run).await;
-        s.server_gets(&run).await;
-        let answer = [
-            f(b'1', b""),
-            f(b'2', b""),
-            complete("SELECT 1"),
-            ready(b'T'),
-        ]
-        .concat();
-        s.server_says(&answer).await;
-        s.client_gets(&answer).await;
-        s.client_says(&query("SELECT 1")).await;
-        s.server_gets(&query("SELECT 1")).await;
-        let answer = [error("22012", "division by zero"), ready(b'E')].concat();
-        s.server_says(&answer).await;
-        s.client_gets(&answer).await;
+        s.passes(
+            &run,
+            &[
+                f(b'1', b""),
+                f(b'2', b""),
+                complete("SELECT 1"),
+                ready(b'T'),
+            ]
+            .concat(),
+        )
+        .await;
+        s.passes(
+            &query("SELECT 1"),
+            &[error("22012", "division by zero"), ready(b'E')].concat(),
+        )
+        .await;
         s.client_says(&[execute(""), sync()].concat()).await;
-        let (tag, body) = s.server_frame().await;
-        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
-            .await;
-        s.client_is_refused("34000", "portal").await;
+        s.is_refused_up_to_a_sync("34000", "portal", b'E').await;
     })
     .await;
 }
@@ -252,11 +233,7 @@ async fn a_denied_text_without_a_name_takes_the_place_of_the_last() {
             let goes = body.starts_with(b"\0/*");
             assert_eq!((stays, goes), (!name.is_empty(), name.is_empty()));
             s.client_says(&sync()).await;
-            s.server_gets(&sync()).await;
-            s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
-                .await;
-            s.client_is_refused("42501", "").await;
-            s.client_gets(&ready(b'I')).await;
+            s.fails_up_to_a_sync("42501", "", b'I').await;
         }
         has_no_statement_without_a_name(&mut s).await;
     })
@@ -271,12 +248,8 @@ async fn what_has_no_name_behind_a_denied_query_in_one_go_is_nothing_to_wait_for
             .await;
         s.client_is_refused("42501", "").await;
         s.client_gets(&ready(b'I')).await;
-        let (tag, body) = s.server_frame().await;
-        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+        s.is_refused_up_to_a_sync("26000", "prepared statement", b'I')
             .await;
-        s.client_is_refused("26000", "prepared statement").await;
     })
     .await;
 }
@@ -285,13 +258,8 @@ async fn what_has_no_name_behind_a_denied_query_in_one_go_is_nothing_to_wait_for
 async fn has_no_statement_without_a_name(s: &mut Stage) {
     for uses in [bind("", ""), f(b'D', b"S\0")] {
         s.client_says(&[uses, sync()].concat()).await;
-        let (tag, body) = s.server_frame().await;
-        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+        s.is_refused_up_to_a_sync("26000", "prepared statement", b'I')
             .await;
-        s.client_is_refused("26000", "prepared statement").await;
-        s.client_gets(&ready(b'I')).await;
     }
 }
 
@@ -325,11 +293,7 @@ async fn a_query_denied_behind_work_takes_the_place_of_its_statement_without_a_n
         s.client_says(&query("DROP TABLE orders")).await;
         let (tag, body) = s.server_frame().await;
         assert_eq!((tag, body.starts_with(b"\0/*")), (b'P', true));
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
-            .await;
-        s.client_is_refused("42501", "").await;
-        s.client_gets(&ready(b'I')).await;
+        s.fails_up_to_a_sync("42501", "", b'I').await;
         has_no_statement_without_a_name(&mut s).await;
     })
     .await;
@@ -340,26 +304,21 @@ async fn deallocating_what_has_names_leaves_the_statement_without_one() {
     on_stage(|mut s| async move {
         for name in ["", "a"] {
             let said = [parse(name, "DEALLOCATE ALL"), sync()].concat();
-            s.client_says(&said).await;
-            s.server_gets(&said).await;
-            s.server_says(&[f(b'1', b""), ready(b'I')].concat()).await;
-            s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+            s.passes(&said, &[f(b'1', b""), ready(b'I')].concat()).await;
         }
         let run = [bind("", ""), execute(""), bind("", ""), sync()].concat();
-        s.client_says(&run).await;
-        s.server_gets(&run).await;
         let answer = [
             f(b'2', b""),
             complete("DEALLOCATE ALL"),
             f(b'2', b""),
             ready(b'I'),
         ];
-        s.server_says(&answer.concat()).await;
-        s.client_gets(&answer.concat()).await;
-        s.client_says(&[bind("", ""), sync()].concat()).await;
-        s.server_gets(&[bind("", ""), sync()].concat()).await;
-        s.server_says(&[f(b'2', b""), ready(b'I')].concat()).await;
-        s.client_gets(&[f(b'2', b""), ready(b'I')].concat()).await;
+        s.passes(&run, &answer.concat()).await;
+        s.passes(
+            &[bind("", ""), sync()].concat(),
+            &[f(b'2', b""), ready(b'I')].concat(),
+        )
+        .await;
         s.client_says(&bind("", "a")).await;
         assert_eq!(s.server_frame().await.0, b'P', "a stand-in");
     })

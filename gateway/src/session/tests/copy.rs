@@ -22,11 +22,7 @@ async fn copy_in_passes_without_the_sync_that_the_server_would_ignore() {
         s.server_says(&answer).await;
         s.client_gets(&answer).await;
         let data = [f(b'd', b"1\n"), f(b'c', b""), sync()].concat();
-        s.client_says(&data).await;
-        s.server_gets(&data).await;
-        s.server_says(&[complete("COPY 1"), ready(b'I')].concat())
-            .await;
-        s.client_gets(&[complete("COPY 1"), ready(b'I')].concat())
+        s.passes(&data, &[complete("COPY 1"), ready(b'I')].concat())
             .await;
         assert!(s.recorded().contains("CopyIn"));
     })
@@ -130,10 +126,7 @@ async fn a_copy_that_fails_before_it_reads_leaves_its_sync_to_the_server() {
 async fn a_sync_behind_data_goes_upstream_only_if_their_copy_has_failed() {
     for fails in [false, true] {
         on_stage(|mut s| async move {
-            s.client_says(&query("COPY orders FROM STDIN")).await;
-            s.server_gets(&query("COPY orders FROM STDIN")).await;
-            s.server_says(&reads()).await;
-            s.client_gets(&reads()).await;
+            s.passes(&query("COPY orders FROM STDIN"), &reads()).await;
             s.client_says(&[f(b'd', b"1\n"), sync()].concat()).await;
             s.server_gets(&f(b'd', b"1\n")).await;
             s.nothing_reaches_the_server().await;
@@ -254,10 +247,7 @@ async fn a_request_in_the_middle_of_data_ends_the_session() {
     let bound = [bind("", ""), execute("")].concat();
     for request in [query("SELECT 1"), parse("", "SELECT 1"), bound] {
         on_stage(|mut s| async move {
-            s.client_says(&query("COPY orders FROM STDIN")).await;
-            s.server_gets(&query("COPY orders FROM STDIN")).await;
-            s.server_says(&reads()).await;
-            s.client_gets(&reads()).await;
+            s.passes(&query("COPY orders FROM STDIN"), &reads()).await;
             s.client_says(&[f(b'd', b"1\n"), request].concat()).await;
             let end = s.end().await;
             assert!(matches!(end, Err(Error::ClientSequence(_))), "{end:?}");

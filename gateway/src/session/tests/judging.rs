@@ -75,10 +75,7 @@ async fn a_view_that_the_session_has_made_may_lead_to_what_a_rule_protects() {
             ("CREATE VIEW v AS SELECT id FROM vault.plans", "CREATE VIEW"),
         ] {
             let answer = [complete(tag), ready(b'I')].concat();
-            s.client_says(&query(sql)).await;
-            s.server_gets(&query(sql)).await;
-            s.server_says(&answer).await;
-            s.client_gets(&answer).await;
+            s.passes(&query(sql), &answer).await;
         }
         s.client_says(&delete).await;
         s.client_is_refused("42501", "kept").await;
@@ -93,12 +90,7 @@ async fn a_view_that_the_session_has_made_may_lead_to_what_a_rule_protects() {
 #[tokio::test]
 async fn a_denied_query_in_a_transaction_fails_the_servers_transaction_too() {
     on_stage(|mut s| async move {
-        s.client_says(&query("BEGIN")).await;
-        s.server_gets(&query("BEGIN")).await;
-        s.server_says(&[complete("BEGIN"), ready(b'T')].concat())
-            .await;
-        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat())
-            .await;
+        begun(&mut s).await;
         s.client_says(&query("DROP TABLE orders")).await;
         let (tag, body) = s.server_frame().await;
         assert_eq!(tag, b'Q');
@@ -157,13 +149,8 @@ async fn a_name_that_hangs_on_an_open_answer_is_not_used_before_it_comes() {
         s.client_is_refused("42P05", "exists").await;
         s.client_gets(&ready(b'I')).await;
         // The name means nothing that Weir has judged.
-        let (tag, body) = s.server_frame().await;
-        assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
+        s.is_refused_up_to_a_sync("26000", "prepared statement", b'I')
             .await;
-        s.client_is_refused("26000", "prepared statement").await;
-        s.client_gets(&ready(b'I')).await;
     })
     .await;
 }
@@ -190,11 +177,8 @@ async fn a_long_text_is_judged_like_a_short_one() {
     on_stage(|mut s| async move {
         let padding = "1, ".repeat(40_000);
         let allowed = query(&format!("SELECT id FROM orders WHERE id IN ({padding}1)"));
-        s.client_says(&allowed).await;
-        s.server_gets(&allowed).await;
-        let answer = [complete("SELECT 0"), ready(b'I')].concat();
-        s.server_says(&answer).await;
-        s.client_gets(&answer).await;
+        s.passes(&allowed, &[complete("SELECT 0"), ready(b'I')].concat())
+            .await;
         s.client_says(&query(&format!("DROP TABLE orders /* {padding} */")))
             .await;
         s.client_is_refused("42501", "no-ddl").await;
@@ -207,17 +191,17 @@ async fn a_cursor_that_sql_declared_can_be_described_but_not_executed() {
     on_stage(|mut s| async move {
         begun(&mut s).await;
         let declare = query("DECLARE c CURSOR FOR SELECT id FROM orders");
-        s.client_says(&declare).await;
-        s.server_gets(&declare).await;
-        let answer = [complete("DECLARE CURSOR"), ready(b'T')].concat();
-        s.server_says(&answer).await;
-        s.client_gets(&answer).await;
+        s.passes(
+            &declare,
+            &[complete("DECLARE CURSOR"), ready(b'T')].concat(),
+        )
+        .await;
         let describe = [f(b'D', b"Pc\0"), sync()].concat();
-        s.client_says(&describe).await;
-        s.server_gets(&describe).await;
-        let answer = [description(&[("id", 20002, 1)]), ready(b'T')].concat();
-        s.server_says(&answer).await;
-        s.client_gets(&answer).await;
+        s.passes(
+            &describe,
+            &[description(&[("id", 20002, 1)]), ready(b'T')].concat(),
+        )
+        .await;
         s.client_says(&[execute("c"), sync()].concat()).await;
         assert_eq!(s.server_frame().await.0, b'P', "a stand-in");
     })
@@ -227,23 +211,18 @@ async fn a_cursor_that_sql_declared_can_be_described_but_not_executed() {
 #[tokio::test]
 async fn a_new_policy_judges_the_next_execute_of_a_prepared_statement() {
     on_stage(|mut s| async move {
-        s.client_says(&[parse("s", "SELECT id FROM orders"), sync()].concat())
-            .await;
-        s.server_gets(&[parse("s", "SELECT id FROM orders"), sync()].concat())
-            .await;
-        s.server_says(&[f(b'1', b""), ready(b'I')].concat()).await;
-        s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+        s.passes(
+            &[parse("s", "SELECT id FROM orders"), sync()].concat(),
+            &[f(b'1', b""), ready(b'I')].concat(),
+        )
+        .await;
         let strict = "version = 1\n[[rule]]\nname = \"none\"\neffects = [\"read\"]\n\
                       objects = [\"*.*\"]\ndecision = \"deny\"\nmessage = \"closed\"\n";
         s.policy.send_replace(active(strict, 2));
         s.client_says(&[bind("", "s"), execute(""), sync()].concat())
             .await;
         assert_eq!(s.server_frame().await.0, b'P');
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
-            .await;
-        s.client_is_refused("42501", "closed").await;
-        s.client_gets(&ready(b'I')).await;
+        s.fails_up_to_a_sync("42501", "closed", b'I').await;
         assert!(s.recorded().contains("Policy"));
     })
     .await;
@@ -259,20 +238,16 @@ async fn a_query_denied_behind_work_without_its_sync_fails_that_work_too() {
             f(b'H', b""),
         ]
         .concat();
-        s.client_says(&work).await;
-        s.server_gets(&work).await;
-        let answer = [f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat();
-        s.server_says(&answer).await;
-        s.client_gets(&answer).await;
+        s.passes(
+            &work,
+            &[f(b'1', b""), f(b'2', b""), complete("INSERT 0 1")].concat(),
+        )
+        .await;
         s.client_says(&query("DROP TABLE orders")).await;
         // Answered without the server, the insert would be committed by the next Sync.
         let (tag, body) = s.server_frame().await;
         assert_eq!((tag, show(&body).contains("no-ddl")), (b'P', true));
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
-            .await;
-        s.client_is_refused("42501", "migrations").await;
-        s.client_gets(&ready(b'I')).await;
+        s.fails_up_to_a_sync("42501", "migrations", b'I').await;
     })
     .await;
 }
@@ -294,11 +269,7 @@ async fn a_query_that_has_to_be_asked_about_commits_nothing_before_it() {
         s.client_gets(&done).await;
         let (tag, body) = s.server_frame().await;
         assert_eq!((tag, show(&body).contains("refused this")), (b'P', true));
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
-            .await;
-        s.client_is_refused("42501", "behind a Sync").await;
-        s.client_gets(&ready(b'I')).await;
+        s.fails_up_to_a_sync("42501", "behind a Sync", b'I').await;
     })
     .await;
 }
@@ -319,11 +290,8 @@ async fn a_function_call_is_denied() {
 async fn what_was_prepared_by_sql_does_not_run_under_another_policy() {
     on_stage(|mut s| async move {
         for text in ["PREPARE p AS SELECT id FROM orders", "EXECUTE p"] {
-            s.client_says(&query(text)).await;
-            s.server_gets(&query(text)).await;
-            let answer = [complete("PREPARE"), ready(b'I')].concat();
-            s.server_says(&answer).await;
-            s.client_gets(&answer).await;
+            s.passes(&query(text), &[complete("PREPARE"), ready(b'I')].concat())
+                .await;
         }
         s.policy.send_replace(active(POLICY, 2));
         s.client_says(&query("EXECUTE p")).await;
@@ -348,13 +316,7 @@ async fn a_name_that_the_server_would_cut_is_refused_in_every_message() {
     ] {
         on_stage(|mut s| async move {
             s.client_says(&[message.clone(), sync()].concat()).await;
-            let (tag, body) = s.server_frame().await;
-            assert_eq!((tag, show(&body).contains("refused by Weir")), (b'P', true));
-            s.server_gets(&sync()).await;
-            s.server_says(&[error("42601", "syntax error"), ready(b'I')].concat())
-                .await;
-            s.client_is_refused("42622", "63 bytes").await;
-            s.client_gets(&ready(b'I')).await;
+            s.is_refused_up_to_a_sync("42622", "63 bytes", b'I').await;
             let kept = parse(&"n".repeat(63), "SELECT 1");
             s.client_says(&kept).await;
             s.server_gets(&kept).await;

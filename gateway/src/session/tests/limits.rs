@@ -12,12 +12,7 @@ use super::stage::{
 #[tokio::test]
 async fn rows_beyond_the_limit_are_withheld_and_the_transaction_fails() {
     on_stage(|mut s| async move {
-        s.client_says(&query("BEGIN")).await;
-        s.server_gets(&query("BEGIN")).await;
-        s.server_says(&[complete("BEGIN"), ready(b'T')].concat())
-            .await;
-        s.client_gets(&[complete("BEGIN"), ready(b'T')].concat())
-            .await;
+        begun(&mut s).await;
         s.client_says(&query("SELECT id FROM limited")).await;
         s.server_gets(&query("SELECT id FROM limited")).await;
         let described = description(&[("id", 20003, 1)]);
@@ -126,11 +121,11 @@ async fn two_results_beyond_the_limit_in_one_read_fail_the_transaction_once() {
         s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
             .await;
         s.client_gets(&ready(b'E')).await;
-        s.client_says(&query("ROLLBACK")).await;
-        s.server_gets(&query("ROLLBACK")).await;
-        let answer = [complete("ROLLBACK"), ready(b'I')].concat();
-        s.server_says(&answer).await;
-        s.client_gets(&answer).await;
+        s.passes(
+            &query("ROLLBACK"),
+            &[complete("ROLLBACK"), ready(b'I')].concat(),
+        )
+        .await;
     })
     .await;
 }
@@ -314,11 +309,11 @@ async fn a_transaction_that_is_to_fail_has_failed_to_whoever_asks_only_for_its_s
             .await;
         s.client_gets(&ready(b'E')).await;
         // Behind it the server is believed again.
-        s.client_says(&query("ROLLBACK TO SAVEPOINT v")).await;
-        s.server_gets(&query("ROLLBACK TO SAVEPOINT v")).await;
-        let answer = [complete("ROLLBACK"), ready(b'T')].concat();
-        s.server_says(&answer).await;
-        s.client_gets(&answer).await;
+        s.passes(
+            &query("ROLLBACK TO SAVEPOINT v"),
+            &[complete("ROLLBACK"), ready(b'T')].concat(),
+        )
+        .await;
     })
     .await;
 }
@@ -345,11 +340,7 @@ async fn a_transaction_fails_with_the_work_behind_the_sync_of_an_exceeded_result
         s.client_gets(&[ready(b'T'), confirmed].concat()).await;
         let (tag, body) = s.server_frame().await;
         assert_eq!((tag, show(&body).contains("refused this")), (b'P', true));
-        s.server_gets(&sync()).await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
-            .await;
-        s.client_is_refused("54000", "limit").await;
-        s.client_gets(&ready(b'E')).await;
+        s.fails_up_to_a_sync("54000", "limit", b'E').await;
         s.client_says(&query("ROLLBACK")).await;
         s.server_gets(&query("ROLLBACK")).await;
     })
@@ -473,10 +464,7 @@ async fn a_limit_holds_for_what_runs_by_its_name() {
     ] {
         on_stage(|mut s| async move {
             let stored = [complete(tag), ready(b'I')].concat();
-            s.client_says(&query(store)).await;
-            s.server_gets(&query(store)).await;
-            s.server_says(&stored).await;
-            s.client_gets(&stored).await;
+            s.passes(&query(store), &stored).await;
             s.client_says(&query(text)).await;
             s.server_gets(&query(text)).await;
             let rows = [description(&[("id", 20003, 1)]), row(&["1"]), row(&["2"])].concat();

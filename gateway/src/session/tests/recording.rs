@@ -35,10 +35,8 @@ async fn the_columns_of_a_large_row_are_recorded_once() {
 async fn the_columns_of_a_prepared_statement_are_recorded_once_for_all_its_runs() {
     on_stage(|mut s| async move {
         let prepare = [parse("p", "SELECT id FROM orders"), sync()].concat();
-        s.client_says(&prepare).await;
-        s.server_gets(&prepare).await;
-        s.server_says(&[f(b'1', b""), ready(b'I')].concat()).await;
-        s.client_gets(&[f(b'1', b""), ready(b'I')].concat()).await;
+        s.passes(&prepare, &[f(b'1', b""), ready(b'I')].concat())
+            .await;
         let run = [bind("", "p"), f(b'D', b"P\0"), execute(""), sync()].concat();
         let answer = [
             f(b'2', b""),
@@ -49,10 +47,7 @@ async fn the_columns_of_a_prepared_statement_are_recorded_once_for_all_its_runs(
         ]
         .concat();
         for _ in 0..3 {
-            s.client_says(&run).await;
-            s.server_gets(&run).await;
-            s.server_says(&answer).await;
-            s.client_gets(&answer).await;
+            s.passes(&run, &answer).await;
         }
         let recorded = s.recorded();
         assert_eq!(recorded.matches("Columns {").count(), 1, "{recorded}");

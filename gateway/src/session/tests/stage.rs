@@ -234,6 +234,14 @@ impl Stage {
         assert_eq!(show(&got), show(bytes));
     }
 
+    /// What the client says and what the server answers both pass as they are.
+    pub(super) async fn passes(&mut self, said: &[u8], answer: &[u8]) {
+        self.client_says(said).await;
+        self.server_gets(said).await;
+        self.server_says(answer).await;
+        self.client_gets(answer).await;
+    }
+
     /// The next frame at the client's end.
     pub(super) async fn client_frame(&mut self) -> (u8, Vec<u8>) {
         frame(&mut self.client).await
@@ -255,6 +263,38 @@ impl Stage {
             "{message}"
         );
         assert!(message.contains(words), "{message}");
+    }
+
+    /// The server gets, by a message of this tag, a text that it can't parse in place of what was denied.
+    pub(super) async fn server_is_to_fail(&mut self, tag: u8) {
+        let (got, body) = self.server_frame().await;
+        let body = show(&body);
+        assert_eq!(
+            (got, body.contains("refused by Weir")),
+            (tag, true),
+            "{body}"
+        );
+    }
+
+    /// A message of the extended protocol, and a Sync, are refused: the server fails in its place, and is
+    /// then in `status`.
+    pub(super) async fn is_refused_up_to_a_sync(
+        &mut self,
+        sqlstate: &str,
+        words: &str,
+        status: u8,
+    ) {
+        self.server_is_to_fail(b'P').await;
+        self.fails_up_to_a_sync(sqlstate, words, status).await;
+    }
+
+    /// The same, of what the server has got up to the Sync.
+    pub(super) async fn fails_up_to_a_sync(&mut self, sqlstate: &str, words: &str, status: u8) {
+        self.server_gets(&sync()).await;
+        self.server_says(&[error("42601", "syntax error"), ready(status)].concat())
+            .await;
+        self.client_is_refused(sqlstate, words).await;
+        self.client_gets(&ready(status)).await;
     }
 
     pub(super) async fn nothing_reaches_the_server(&mut self) {
@@ -373,9 +413,6 @@ pub(super) async fn on_stage<F: Future<Output = ()>>(scene: impl FnOnce(Stage) -
 
 /// A transaction that is open on both sides.
 pub(super) async fn begun(s: &mut Stage) {
-    s.client_says(&query("BEGIN")).await;
-    s.server_gets(&query("BEGIN")).await;
-    let answer = [complete("BEGIN"), ready(b'T')].concat();
-    s.server_says(&answer).await;
-    s.client_gets(&answer).await;
+    s.passes(&query("BEGIN"), &[complete("BEGIN"), ready(b'T')].concat())
+        .await;
 }
