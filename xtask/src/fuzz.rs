@@ -3,10 +3,16 @@
 //! Instrumented, all of Weir's crates are built once more, which takes longer than a short run. They
 //! are the same in every clone, and kept beside what `setup` installs.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use xtask::{
     cache,
     steps::{Steps, cargo},
@@ -23,18 +29,54 @@ pub(crate) fn run(seconds: u32, only: Option<&str>) -> Result<()> {
         !targets.is_empty(),
         "there is no such fuzz target: see fuzz/fuzz_targets"
     );
-    let mut steps = Steps::new("fuzz", targets.len() + 2);
+    let mut steps = Steps::new("fuzz", 3);
     let _alone = steps.step("looking for what was built before", take_over)?;
     let mut build = fuzzer("build");
     steps.quietly("building the fuzz targets", &mut build)?;
-    for target in targets {
-        let mut run = fuzzer("run");
-        run.arg(&target)
-            .arg("--")
-            .arg(format!("-max_total_time={seconds}"));
-        run.args(["-max_len=65536", "-rss_limit_mb=2048", "-timeout=10"]);
-        steps.quietly(&format!("{target} for {seconds} s"), &mut run)?;
+    let names = targets.join(", ");
+    steps.step(&format!("{names}, each for {seconds} s"), || {
+        run_all(&targets, seconds)
+    })
+}
+
+/// Targets at once: one keeps a core busy.
+const AT_ONCE: usize = 2;
+
+/// Runs each of these, and fails with the first that found something.
+fn run_all(targets: &[String], seconds: u32) -> Result<()> {
+    let waiting = Mutex::new(targets.iter());
+    let next = || {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.next()
+    };
+    let work = || -> Result<()> {
+        while let Some(target) = next() {
+            run_one(target, seconds)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let mut done = workers.into_iter().map(|worker| worker.join());
+        done.try_for_each(|result| result.expect("a worker doesn't panic"))
+    })
+}
+
+/// Runs one; what it says is shown if it fails.
+fn run_one(target: &str, seconds: u32) -> Result<()> {
+    let mut run = fuzzer("run");
+    run.arg(target)
+        .arg("--")
+        .arg(format!("-max_total_time={seconds}"));
+    run.args(["-max_len=65536", "-rss_limit_mb=2048", "-timeout=10"]);
+    let output = run.stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        let mut stderr = std::io::stderr().lock();
+        stderr.write_all(&output.stdout)?;
+        stderr.write_all(&output.stderr)?;
+        bail!("{target}: {}", output.status);
     }
+    println!("  {target}");
     Ok(())
 }
 
