@@ -218,7 +218,7 @@ impl Queue {
         self.unsynced = true;
         let mut ends_segment = false;
         match &owed {
-            Owed::Parse { prepared, .. } => self.unconfirmed += prepared.weight(),
+            Owed::Parse { .. } => self.unconfirmed += unconfirmed(&owed),
             Owed::Bind { .. } => self.binds = true,
             Owed::Execute(portal) => {
                 let run = portal.run.borrow();

@@ -393,7 +393,7 @@ where
         } else if self.link.queue.borrow().is_unsynced() {
             // A query's error can be told from one of what came before only if none is there. Like a query
             // it takes the place of the statement without a name.
-            self.refuse_under(seen, b"", deny);
+            self.refuse_under(seen.source, b"", deny);
             self.push(Owed::Sync(AskedBy::Client));
             let sync = request::SYNC;
             self.splice.insert(seen.source).extend_from_slice(&sync);

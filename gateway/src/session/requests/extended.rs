@@ -43,7 +43,7 @@ where
             self.record_denied(&judged, deny, Via::Parse);
             // The server drops the statement without a name before it reads the new one's text.
             let name: &[u8] = if parse.name.is_empty() { b"" } else { REFUSED };
-            self.refuse_under(seen, name, deny);
+            self.refuse_under(seen.source, name, deny);
             return Ok(());
         }
         for (verdict, statement) in judged
@@ -378,16 +378,16 @@ where
 
     /// Makes the server fail at this place: a Parse that can't succeed stands in for the message.
     pub(super) fn refuse_extended(&mut self, seen: &Seen<'_>, deny: &Rc<Deny>) {
-        self.refuse_under(seen, REFUSED, deny);
+        self.refuse_under(seen.source, REFUSED, deny);
     }
 
     /// The same by a Parse of this name.
-    pub(super) fn refuse_under(&mut self, seen: &Seen<'_>, name: &[u8], deny: &Rc<Deny>) {
+    pub(super) fn refuse_under(&mut self, source: &[u8], name: &[u8], deny: &Rc<Deny>) {
         self.push(Owed::Denied {
             deny: Rc::clone(deny),
             unnamed: name.is_empty(),
         });
         let text = refused_text(deny.rule.as_deref());
-        request::parse(self.splice.insert(seen.source), name, &text);
+        request::parse(self.splice.insert(source), name, &text);
     }
 }

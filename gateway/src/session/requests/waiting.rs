@@ -34,28 +34,28 @@ where
     }
 
     fn do_next(&mut self, source: &[u8]) {
-        let mut queue = self.link.queue.borrow_mut();
-        let out = self.splice.insert(source);
-        match queue.asked() {
-            Some(Asked::EndCopy) => out.extend_from_slice(&request::COPY_FAIL),
+        let asked = self.link.queue.borrow_mut().asked();
+        match asked {
+            Some(Asked::EndCopy) => {
+                let out = self.splice.insert(source);
+                out.extend_from_slice(&request::COPY_FAIL);
+            }
             Some(Asked::Sync(count)) => {
                 for _ in 0..count {
-                    out.extend_from_slice(&request::SYNC);
-                    queue.push(Owed::Sync(AskedBy::Client));
+                    self.splice.insert(source).extend_from_slice(&request::SYNC);
+                    self.push(Owed::Sync(AskedBy::Client));
                 }
             }
             // Behind work without its Sync a query's error couldn't be told from that work's own. So the work
             // is failed, and the transaction with it.
-            Some(Asked::FailTransaction { told: true }) if queue.is_unsynced() => {
-                request::parse(out, REFUSED, &refused_text(None));
-                queue.push(Owed::Denied {
-                    deny: Rc::new(limit_exceeded()),
-                    unnamed: false,
-                });
+            Some(Asked::FailTransaction { told: true })
+                if self.link.queue.borrow().is_unsynced() =>
+            {
+                self.refuse_under(source, REFUSED, &Rc::new(limit_exceeded()));
             }
             Some(Asked::FailTransaction { told }) => {
-                request::query(out, &refused_text(None));
-                queue.push(Owed::FailTransaction { told });
+                request::query(self.splice.insert(source), &refused_text(None));
+                self.push(Owed::FailTransaction { told });
             }
             None => {}
         }

@@ -174,10 +174,7 @@ async fn a_commit_waits_for_a_result_that_may_exceed_its_limit() {
         s.client_gets(&[columns, rows].concat()).await;
         s.client_is_refused("54000", "limit").await;
         // The transaction fails before anything can be committed.
-        s.server_is_to_fail(b'Q').await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
-            .await;
-        s.client_gets(&ready(b'E')).await;
+        s.transaction_fails().await;
         s.server_gets(&query("COMMIT")).await;
         let answer = [complete("ROLLBACK"), ready(b'I')].concat();
         s.server_says(&answer).await;
@@ -208,10 +205,7 @@ async fn a_commit_in_a_pipeline_waits_too() {
         // The client takes it for skipped, and so it is.
         s.server_gets(&sync()).await;
         s.server_says(&ready(b'T')).await;
-        s.server_is_to_fail(b'Q').await;
-        s.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
-            .await;
-        s.client_gets(&ready(b'E')).await;
+        s.transaction_fails().await;
     })
     .await;
 }

@@ -276,6 +276,14 @@ impl Stage {
         );
     }
 
+    /// The server fails at a query of Weir's within the client's transaction, and both know.
+    pub(super) async fn transaction_fails(&mut self) {
+        self.server_is_to_fail(b'Q').await;
+        self.server_says(&[error("42601", "syntax error"), ready(b'E')].concat())
+            .await;
+        self.client_gets(&ready(b'E')).await;
+    }
+
     /// A message of the extended protocol, and a Sync, are refused: the server fails in its place, and is
     /// then in `status`.
     pub(super) async fn is_refused_up_to_a_sync(
