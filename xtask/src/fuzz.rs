@@ -8,14 +8,12 @@ use std::{
     io::Write as _,
     path::PathBuf,
     process::Stdio,
-    sync::{Mutex, PoisonError},
-    thread,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use xtask::{
     cache,
-    steps::{Steps, cargo},
+    steps::{Steps, cargo, two_at_once},
 };
 
 /// Runs every target, or one, for some seconds each. A crash is an error, with the input's path
@@ -35,30 +33,9 @@ pub(crate) fn run(seconds: u32, only: Option<&str>) -> Result<()> {
     steps.quietly("building the fuzz targets", &mut build)?;
     let names = targets.join(", ");
     steps.step(&format!("{names}, each for {seconds} s"), || {
-        run_all(&targets, seconds)
-    })
-}
-
-/// Targets at once: one keeps a core busy.
-const AT_ONCE: usize = 2;
-
-/// Runs each of these, and fails with the first that found something.
-fn run_all(targets: &[String], seconds: u32) -> Result<()> {
-    let waiting = Mutex::new(targets.iter());
-    let next = || {
-        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.next()
-    };
-    let work = || -> Result<()> {
-        while let Some(target) = next() {
-            run_one(target, seconds)?;
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        let mut done = workers.into_iter().map(|worker| worker.join());
-        done.try_for_each(|result| result.expect("a worker doesn't panic"))
+        // One keeps a core busy.
+        let runs = two_at_once(&targets, |target| run_one(target, seconds));
+        runs.into_iter().collect()
     })
 }
 

@@ -6,6 +6,8 @@ use std::{
     io::Write as _,
     path::PathBuf,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
     time::Instant,
 };
 
@@ -83,6 +85,26 @@ impl Steps {
     }
 }
 
+/// Does `work` for each of these, two at a time, beginning with the first. What each came to is in the
+/// same order.
+pub fn two_at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let waiting = Mutex::new(items.iter().enumerate());
+    let next = || {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.next()
+    };
+    let run = || std::iter::from_fn(|| next().map(|(place, item)| (place, work(item))));
+    let mut done: Vec<_> = thread::scope(|scope| {
+        let workers = [(); 2].map(|()| scope.spawn(|| run().collect::<Vec<_>>()));
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("a worker doesn't panic"))
+            .collect()
+    });
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
 /// Cargo, as the one that runs us, in the environment that it was started in.
 #[must_use]
 pub fn cargo() -> Command {
@@ -102,4 +124,22 @@ pub fn cargo() -> Command {
 /// Whether `cargo run` has set a variable to tell a program of its own package.
 fn is_of_our_package(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn two_at_once_are_two_and_give_what_each_came_to_in_order() {
+        let both = Barrier::new(2);
+        let doubled = two_at_once(&[1, 2, 3, 4], |number| {
+            // One alone would wait here for ever.
+            both.wait();
+            number * 2
+        });
+        assert_eq!(doubled, [2, 4, 6, 8]);
+    }
 }

@@ -16,15 +16,14 @@ use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read, Write as _},
     process::{Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
-    thread,
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use xtask::{
     cache,
-    steps::{Steps, cargo},
+    steps::{Steps, cargo, two_at_once},
 };
 
 pub(crate) use self::kernel::Kernel;
@@ -92,40 +91,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Machines at once: an emulated one has use for little more than one core.
-const AT_ONCE: usize = 2;
-
-/// The battery on each of these kernels.
+/// The battery on each of these kernels: an emulated machine has use for little more than one core.
 fn in_machines(kernels: &[Kernel], filter: &[String]) -> Result<Vec<Run>> {
-    let waiting = Mutex::new(kernels.iter().enumerate());
     // Kernels share files, which are made one after the other.
     let making = Mutex::new(());
-    let work = || {
-        let mut runs = Vec::new();
-        loop {
-            let next = lock(&waiting).next();
-            let Some((place, kernel)) = next else {
-                return runs;
-            };
-            runs.push((place, in_a_machine(*kernel, filter, &making)));
-        }
-    };
-    let mut runs = thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        let done = workers.into_iter().map(|worker| worker.join());
-        done.flat_map(|runs| runs.expect("a worker doesn't panic"))
-            .collect::<Vec<_>>()
-    });
-    runs.sort_by_key(|(place, _)| *place);
-    runs.into_iter().map(|(_, run)| run).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    let runs = two_at_once(kernels, |kernel| in_a_machine(*kernel, filter, &making));
+    runs.into_iter().collect()
 }
 
 fn in_a_machine(kernel: Kernel, filter: &[String], making: &Mutex<()>) -> Result<Run> {
-    let made = lock(making);
+    let made = making.lock().unwrap_or_else(PoisonError::into_inner);
     let package = kernel.package().context("the host is no machine")?;
     let files = &kernel::fetch(package)?;
     let kvm = qemu::kvm_works(files)?;
