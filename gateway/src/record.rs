@@ -1,7 +1,8 @@
 //! The record of what agents did: one append-only, hash-chained journal file per session, an
 //! index over all of them, and reading them back.
 //!
-//! What this module hides: framing, compression, chaining, group commits to the disk, SQLite.
+//! What this module hides: framing, compression, chaining, mapped files, group commits to the disk,
+//! SQLite.
 //! What it guarantees:
 //!
 //! - [`SessionJournal::commit`] returns a [`Recorded`] only once everything that was appended is
@@ -29,6 +30,9 @@
 //! - `check` is the first two bytes of the chain of n-1, XORed with the three byte pairs of
 //!   length, kind and flags.
 //! - `flags` bit 0: the payload is `u32 LE raw length | LZ4 block`. All other bits are 0.
+//! - No kind is 0. While its session lives, or if its daemon was killed, a file may end in zeros, up to
+//!   a multiple of 4096 bytes: room for what is recorded next. Before them there may be a commit that is
+//!   being copied, whose first kind is 0 yet. Any other zeros are damage.
 //! - The first frame is [`Stored::Open`] (kind 1); a session that ended in order has
 //!   [`Stored::Close`] (kind 11) last.
 //! - Integers inside payloads are unsigned LEB128, byte strings a LEB128 length and the bytes.
@@ -49,6 +53,7 @@ mod account;
 pub mod cells;
 mod codec;
 mod entry;
+mod file;
 mod frame;
 mod index;
 mod journal;
@@ -70,12 +75,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use file::JournalFile;
+
 pub use account::Group;
 pub use entry::{Entry, RowsDigest, Status, Totals, Verdict, Via};
 pub use frame::MAX_PAYLOAD;
 
 pub use index::{Filter, Index, Indexed, SessionRow, journals, misnamed_journals, reindex};
-pub use journal::{COMMIT_AT, Recorded, SessionJournal, Written};
+pub use journal::{COMMIT_AT, Recorded, SessionJournal, UnpinnedJournal, Written};
 pub use open::{Close, CloseReason, SessionId, SessionOpen, Upstream};
 pub use question::{Question, Told};
 pub use read::{Broken, Fault, ReadError, Reader, Record, Tail, is_live};
@@ -226,18 +233,32 @@ impl Recorder {
         check_writable(&self.0.dir)
     }
 
-    /// Starts the journal of a session: makes its file and appends `open`. The first commit
-    /// writes it.
+    /// Starts the journal of a session that stays on its thread: makes its file and appends `open`.
+    /// The first commit writes it.
     ///
     /// # Errors
     /// As [`Recorder::check_writable`]; also if a journal of this id exists.
     pub fn session(&self, open: &SessionOpen) -> Result<SessionJournal, Error> {
+        self.start(open)
+    }
+
+    /// [`Recorder::session`] for one that doesn't.
+    ///
+    /// # Errors
+    /// As [`Recorder::session`].
+    pub fn unpinned_session(&self, open: &SessionOpen) -> Result<UnpinnedJournal, Error> {
+        self.start(open)
+    }
+
+    fn start<F: JournalFile>(&self, open: &SessionOpen) -> Result<SessionJournal<F>, Error> {
         self.check_writable()?;
         let shared = &self.0;
         let day_dir = shared.day_dir(&open.id.day())?;
         let path = open.id.path_in(&shared.dir);
+        // A shared mapping reads as well.
         let file = OpenOptions::new()
-            .append(true)
+            .read(true)
+            .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
@@ -253,6 +274,14 @@ impl Recorder {
 }
 
 impl Shared {
+    fn durability(&self) -> Durability {
+        if self.syncer.is_some() {
+            Durability::Disk
+        } else {
+            Durability::Os
+        }
+    }
+
     /// The open directory of a day, made on its first use.
     fn day_dir(&self, day: &str) -> Result<Arc<File>, Error> {
         let mut cached = self.day.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,9 +8,11 @@
     reason = "a test, also outside of its #[test] functions"
 )]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -19,11 +21,16 @@ use weir::record::{
     verify,
 };
 
-/// Mounts a tmpfs of 80 MiB for this thread, and the threads that it starts, alone.
-fn small_disk(at: &Path) {
+/// From now on, mounts are for this thread, and the threads that it starts, alone.
+fn own_mounts() {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+}
+
+/// Mounts a tmpfs of 80 MiB.
+fn small_disk(at: &Path) {
+    own_mounts();
     mount(
         Some("tmpfs"),
         at,
@@ -32,6 +39,19 @@ fn small_disk(at: &Path) {
         Some("size=80m"),
     )
     .unwrap();
+}
+
+/// Mounts an ext4 of 100 MiB that is in the file `image`.
+fn small_ext4(image: &Path, at: &Path) {
+    own_mounts();
+    File::create(image).unwrap().set_len(100 << 20).unwrap();
+    let run = |program: &str, args: &[&OsStr]| {
+        let done = Command::new(program).args(args).output().unwrap();
+        assert!(done.status.success(), "{program}: {done:?}");
+    };
+    run("mkfs.ext4", &["-q".as_ref(), image.as_ref()]);
+    let args: [&OsStr; 4] = ["-o".as_ref(), "loop".as_ref(), image.as_ref(), at.as_ref()];
+    run("mount", &args);
 }
 
 fn open(id: SessionId) -> SessionOpen {
@@ -128,4 +148,55 @@ fn a_full_disk_ends_the_session_and_refuses_new_ones_until_there_is_room() {
     runtime
         .block_on(journal.close(2, weir::record::CloseReason::Drained))
         .unwrap();
+}
+
+/// Its journal has room that was got beforehand: that has to be room indeed, since what the kernel can't
+/// put on the disk when it is copied kills the daemon.
+#[test]
+fn a_busy_session_goes_on_as_far_as_its_room_and_ends_with_all_that_it_recorded() {
+    let place = tempfile::tempdir().unwrap();
+    let disk = place.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    small_ext4(&place.path().join("image"), &disk);
+    let dir = disk.join("journal");
+    let settings = Settings {
+        dir: dir.clone(),
+        durability: Durability::Os,
+        index: place.path().join("index.db"),
+    };
+    let recorder = Recorder::open(&settings).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let id = SessionId::now();
+    let mut journal = recorder.session(&open(id)).unwrap();
+    let sql = noise(100);
+    let mut commit = || {
+        journal.append(&Entry::Text { id: 1, sql: &sql });
+        runtime.block_on(journal.commit()).map(drop)
+    };
+    let mut recorded = 0;
+    for _ in 0..100 {
+        commit().unwrap();
+        recorded += 1;
+    }
+    fill(&disk);
+    let room = recorded;
+    let failed = loop {
+        match commit() {
+            Ok(()) => recorded += 1,
+            Err(failed) => break failed,
+        }
+    };
+    assert!(recorded > room + 100, "{recorded}: it wasn't mapped");
+    assert!(
+        matches!(failed, Error::Io { doing: "write", .. }),
+        "{failed:?}"
+    );
+    drop(journal);
+    // On the disk, and not only in memory.
+    nix::unistd::syncfs(File::open(&disk).unwrap()).unwrap();
+    let found = verify(&id.path_in(&dir)).unwrap();
+    assert_eq!(found.records, 1 + recorded);
+    assert_eq!(found.end, Verification::Cut { tail: Tail::Whole });
 }

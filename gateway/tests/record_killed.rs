@@ -4,6 +4,8 @@
     reason = "a test, also outside of its #[test] functions"
 )]
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,6 +19,8 @@ use weir::record::{
 
 /// Set in the process that is killed: where it records.
 const CHILD: &str = "WEIR_TEST_RECORD_UNTIL_KILLED";
+/// Bytes of the largest result.
+const LARGEST: usize = 1_600_000;
 
 fn settings(dir: &Path) -> Settings {
     Settings {
@@ -50,15 +54,18 @@ fn open(id: SessionId) -> SessionOpen {
     }
 }
 
-/// Records statements, with results from small to large, until it is killed.
-fn record(dir: &Path) -> ! {
+/// Records statements until it is killed: with results from small to large, or a few small ones only.
+/// The number of the last that was recorded is in a file of its own.
+fn record(dir: &Path, largest: usize) -> ! {
     let recorder = Recorder::open(&settings(dir)).unwrap();
-    let mut journal = recorder.session(&open(SessionId::now())).unwrap();
+    let id = SessionId::now();
+    let mut journal = recorder.session(&open(id)).unwrap();
+    let recorded = File::create(dir.join(id.to_string())).unwrap();
     let rules: [Arc<str>; 1] = ["read".into()];
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let rows: Vec<u8> = (0..400_000u32).flat_map(u32::to_be_bytes).collect();
+    let rows: Vec<u8> = (0..largest as u32 / 4).flat_map(u32::to_be_bytes).collect();
     for statement in 1.. {
         journal.append(&Entry::Decision {
             statement,
@@ -72,6 +79,7 @@ fn record(dir: &Path) -> ! {
             effects: 1,
         });
         let _ = runtime.block_on(journal.commit()).unwrap();
+        recorded.write_at(&statement.to_le_bytes(), 0).unwrap();
         let frames = &rows[..rows.len() >> (statement % 16)];
         journal.append(&Entry::Rows {
             statement,
@@ -93,14 +101,11 @@ fn record(dir: &Path) -> ! {
     unreachable!("u64 has not run out")
 }
 
-/// Starts this test as a process that records into `dir`, and kills it after `time` of recording.
-fn record_and_kill(dir: &Path, time: Duration) {
+/// Starts a test as a process that records into `dir`, and kills it after `time` of recording.
+fn record_and_kill(test: &str, dir: &Path, time: Duration) {
     let known = journals(&dir.join("journal"), "").map_or(0, |all| all.len());
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_killed_recorder_leaves_sound_journals_that_the_next_one_indexes",
-        ])
+        .args(["--exact", test])
         .env(CHILD, dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -123,22 +128,55 @@ fn record_and_kill(dir: &Path, time: Duration) {
     assert_eq!(child.wait().unwrap().signal(), Some(9));
 }
 
+/// What six killed recorders left: each sound, and with all that was recorded.
+fn are_sound(dir: &Path) {
+    let all = journals(&dir.join("journal"), "").unwrap();
+    assert_eq!(all.len(), 6);
+    for (id, path) in &all {
+        let found = verify(path).unwrap();
+        assert!(matches!(found.end, Verification::Cut { .. }), "{found:?}");
+        let recorded = std::fs::read(dir.join(id.to_string())).unwrap();
+        let recorded = u64::from_le_bytes(recorded.try_into().unwrap());
+        assert!(found.statements >= recorded, "{recorded}: {found:?}");
+        assert!(recorded > 1, "{found:?}");
+    }
+}
+
+#[test]
+fn a_recorder_of_a_busy_session_loses_nothing_that_it_has_recorded_when_it_is_killed() {
+    // On a filesystem on which it is mapped, whatever this runs on.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    if let Some(dir) = std::env::var_os(CHILD) {
+        record(Path::new(&dir), 64);
+    }
+    for round in 0..6 {
+        record_and_kill(
+            "a_recorder_of_a_busy_session_loses_nothing_that_it_has_recorded_when_it_is_killed",
+            dir.path(),
+            Duration::from_millis(3 * round),
+        );
+    }
+    are_sound(dir.path());
+    for (_, path) in journals(&dir.path().join("journal"), "").unwrap() {
+        let bytes = std::fs::read(path).unwrap();
+        assert!(bytes.ends_with(&[0; 64]), "it wasn't mapped");
+    }
+}
+
 #[test]
 fn a_killed_recorder_leaves_sound_journals_that_the_next_one_indexes() {
     if let Some(dir) = std::env::var_os(CHILD) {
-        record(Path::new(&dir));
+        record(Path::new(&dir), LARGEST);
     }
     let dir = tempfile::tempdir().unwrap();
     for round in 0..6 {
-        record_and_kill(dir.path(), Duration::from_millis(3 * round));
+        record_and_kill(
+            "a_killed_recorder_leaves_sound_journals_that_the_next_one_indexes",
+            dir.path(),
+            Duration::from_millis(3 * round),
+        );
     }
-    let all = journals(&dir.path().join("journal"), "").unwrap();
-    assert_eq!(all.len(), 6);
-    for (_, path) in &all {
-        let found = verify(path).unwrap();
-        assert!(matches!(found.end, Verification::Cut { .. }), "{found:?}");
-        assert!(found.records > 3, "{found:?}");
-    }
+    are_sound(dir.path());
     // The next daemon finds them, and none is listed as open any more.
     let indexed = || {
         let filter = Filter {

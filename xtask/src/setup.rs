@@ -87,10 +87,10 @@ const REQUIREMENTS: &[Requirement] = &[
         install: Install::Apt(&["postgresql", "postgresql-contrib", "pgbouncer"]),
     },
     Requirement {
-        name: "namespace tools and Python",
+        name: "namespace and disk tools and Python",
         needed_by: "test, bench, demo",
         check: Check::Packages,
-        install: Install::Apt(&["iproute2", "python3", "python3-venv"]),
+        install: Install::Apt(&["iproute2", "mount", "e2fsprogs", "python3", "python3-venv"]),
     },
     Requirement {
         name: "container runtimes",

@@ -97,7 +97,7 @@ impl Bypasses {
         );
         let at = open.at;
         let written = async {
-            let journal = self.recorder.session(&open)?;
+            let journal = self.recorder.unpinned_session(&open)?;
             journal.close(at, CloseReason::Bypass(text)).await
         };
         if let Err(error) = written.await {

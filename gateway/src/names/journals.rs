@@ -17,8 +17,8 @@ use super::limits::AT_ONCE;
 use crate::identity::{Identity, Matcher};
 use crate::policy_store;
 use crate::record::{
-    CloseReason, Entry, Error, Question, Recorded, Recorder, SessionId, SessionJournal,
-    SessionOpen, Written,
+    CloseReason, Entry, Error, Question, Recorded, Recorder, SessionId, SessionOpen,
+    UnpinnedJournal, Written,
 };
 
 /// In the place of a datastore's name, which can't have parentheses.
@@ -59,13 +59,13 @@ struct State {
 }
 
 struct Open {
-    journal: SessionJournal,
+    journal: UnpinnedJournal,
     since: Instant,
     last: Instant,
 }
 
 /// A journal that is no longer open, and why.
-type Over = (SessionJournal, CloseReason);
+type Over = (UnpinnedJournal, CloseReason);
 
 impl Journals {
     pub(super) fn new(recorder: Recorder, policy: policy_store::Handle) -> Self {
@@ -127,7 +127,7 @@ impl Journals {
 
     fn begin(&self, asker: &Asker, now: Instant) -> Result<Open, Error> {
         Ok(Open {
-            journal: self.recorder.session(&self.opening(asker))?,
+            journal: self.recorder.unpinned_session(&self.opening(asker))?,
             since: now,
             last: now,
         })

@@ -16,6 +16,8 @@ const VERSION: u32 = 1;
 pub(super) const FILE_HEADER: usize = 8 + 4 + 4 + 16;
 /// Bytes of a frame's header: length, kind, flags, check.
 pub(super) const FRAME_HEADER: usize = 4 + 1 + 1 + 2;
+/// Where in its header a frame has its kind.
+pub(super) const KIND: usize = 4;
 /// Bytes of a link of the chain.
 pub(super) const CHAIN: usize = 32;
 
@@ -85,6 +87,11 @@ pub(super) struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// A frame has a kind that isn't 0; what isn't there yet has none (see `file`).
+    pub(super) fn has_kind(bytes: &[u8; FRAME_HEADER]) -> bool {
+        bytes[KIND] != 0
+    }
+
     /// Refuses lengths that no writer produces, so that a reader's memory is bounded.
     pub(super) fn parse(
         bytes: [u8; FRAME_HEADER],

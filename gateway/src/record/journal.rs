@@ -1,18 +1,18 @@
 //! The journal of one session, as it is written.
 //!
-//! Appending encodes into a buffer, committing writes that in one system call. Buffers belong to
-//! the thread and are lent to a journal only while something is pending: an idle session holds
-//! none, and a busy one allocates none.
+//! Appending encodes into a buffer, committing writes that, in one system call or none (`file`).
+//! Buffers belong to the thread and are lent to a journal only while something is pending: an idle
+//! session holds none, and a busy one allocates none.
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::account::Account;
 use super::entry::{Entry, Totals, kind};
+use super::file::{Appended, JournalFile, Mapped};
 use super::frame::{self, Framer, PIECE};
 use super::open::{Close, CloseReason, SessionId, SessionOpen};
 use super::summary::Summary;
@@ -31,17 +31,15 @@ pub struct Recorded(());
 /// The journal of one session. Ends with [`SessionJournal::close`]; one that is dropped without it
 /// reads back as cut off.
 #[derive(Debug)]
-pub struct SessionJournal {
+pub struct SessionJournal<F: JournalFile = Mapped> {
     shared: Arc<Shared>,
     id: SessionId,
-    file: Arc<File>,
+    file: F,
     /// The directory that holds the file.
     day_dir: Arc<File>,
     framer: Framer,
     /// Whole frames to be written; lent by [`BUFFERS`].
     pending: Vec<u8>,
-    /// Bytes in the file.
-    written: u64,
     /// Bytes of the file that are known to be on the disk. Only with a syncer.
     synced_to: Arc<AtomicU64>,
     /// Why nothing more can be recorded.
@@ -69,24 +67,23 @@ enum Failure {
     Dead,
 }
 
-impl SessionJournal {
+impl<F: JournalFile> SessionJournal<F> {
     pub(super) fn start(
         shared: Arc<Shared>,
         file: File,
         day_dir: Arc<File>,
         open: &SessionOpen,
-    ) -> SessionJournal {
+    ) -> Self {
         let header = frame::file_header(open.id);
         let mut pending = lend_buffer();
         pending.extend_from_slice(&header);
         let mut journal = SessionJournal {
+            file: F::new(file, shared.durability()),
             day_dir,
             shared,
             id: open.id,
-            file: Arc::new(file),
             framer: Framer::new(&header),
             pending,
-            written: 0,
             synced_to: Arc::default(),
             failed: None,
             totals: Totals::default(),
@@ -148,7 +145,7 @@ impl SessionJournal {
         self.pending.len()
     }
 
-    /// Writes everything that was appended, in one system call (none if there is nothing). What it
+    /// Writes everything that was appended, in one system call or none. What it
     /// gives then waits for the disk, where [`super::Durability::Disk`] asks for that; meanwhile
     /// the journal can be appended to.
     ///
@@ -164,15 +161,16 @@ impl SessionJournal {
         let Some(syncer) = &self.shared.syncer else {
             return Ok(Written(None));
         };
+        let file = self.file.appended();
         let synced_to = self.synced_to.load(Ordering::Acquire);
-        if synced_to == self.written {
+        if synced_to == file.written() {
             return Ok(Written(None));
         }
         // The directory's entry has to be on the disk once.
         let dir = (synced_to == 0).then(|| Arc::clone(&self.day_dir));
         Ok(Written(Some(Syncing {
-            synced: syncer.sync(Arc::clone(&self.file), dir),
-            upto: self.written,
+            synced: syncer.sync(Arc::clone(file.file()), dir),
+            upto: file.written(),
             synced_to: Arc::clone(&self.synced_to),
             path: self.path(),
         })))
@@ -196,6 +194,10 @@ impl SessionJournal {
             reason,
             totals: self.totals,
         };
+        // It is the last record, and nothing may follow it.
+        if let Err(source) = self.file.settle() {
+            return Err(self.failed_to("cut back", source));
+        }
         self.put(kind::CLOSE, |out| put_json(out, &close));
         let Recorded(()) = self.commit().await?;
         self.summary = self
@@ -207,7 +209,7 @@ impl SessionJournal {
 
     #[cfg(test)]
     pub(super) fn is_unsynced(&self) -> bool {
-        self.synced_to.load(Ordering::Acquire) < self.written
+        self.synced_to.load(Ordering::Acquire) < self.file.appended().written()
     }
 
     /// Whether it still knows what the index is told at the end.
@@ -247,28 +249,35 @@ impl SessionJournal {
         if self.pending.is_empty() {
             return Ok(());
         }
-        if let Err(source) = write_once(&self.file, &self.pending) {
+        let first = self.file.appended().written() == 0;
+        if let Err(source) = self.file.append(&self.pending) {
             // Nothing to be done if this fails as well: the reader then sees a torn tail.
-            let _ = self.file.set_len(self.written);
-            return Err(Error::Io {
-                doing: "write",
-                path: self.path(),
-                source,
-            });
+            let _ = self.file.appended().cut_back();
+            return Err(self.failed_to("write", source));
         }
-        if self.written == 0 {
+        if first {
             // Its first record is there to be read.
             self.shared.index.opened(self.id);
         }
-        self.written += self.pending.len() as u64;
         return_buffer(&mut self.pending);
         Ok(())
+    }
+
+    fn failed_to(&self, doing: &'static str, source: std::io::Error) -> Error {
+        Error::Io {
+            doing,
+            path: self.path(),
+            source,
+        }
     }
 
     fn path(&self) -> PathBuf {
         self.id.path_in(&self.shared.dir)
     }
 }
+
+/// The journal of a session that may go from thread to thread.
+pub type UnpinnedJournal = SessionJournal<Appended>;
 
 /// What was written, on its way to the disk.
 #[derive(Debug)]
@@ -314,22 +323,10 @@ impl Written {
     }
 }
 
-impl Drop for SessionJournal {
+impl<F: JournalFile> Drop for SessionJournal<F> {
     fn drop(&mut self) {
         return_buffer(&mut self.pending);
         self.shared.index.ended(self.id, self.summary.take());
-    }
-}
-
-/// One write; a short one is an error, which on a regular file means that the disk is full.
-fn write_once(mut file: &File, bytes: &[u8]) -> io::Result<()> {
-    loop {
-        match file.write(bytes) {
-            Ok(n) if n == bytes.len() => return Ok(()),
-            Ok(_) => return Err(io::ErrorKind::StorageFull.into()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
     }
 }
 

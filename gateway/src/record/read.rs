@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::entry::kind;
+use super::file::{self, UNFINISHED};
 use super::frame::{self, CHAIN, Chain, FILE_HEADER, FRAME_HEADER, FrameHeader};
 use super::open::SessionId;
 use super::stored::Stored;
@@ -115,6 +116,8 @@ pub struct Reader<R> {
     skim: bool,
     /// Holds a payload that was compressed.
     scratch: Vec<u8>,
+    /// An unfinished record was found where reading goes on, and isn't in the buffer.
+    torn: bool,
 }
 
 impl Reader<File> {
@@ -142,6 +145,7 @@ impl<R: Read + Seek> Reader<R> {
             after: None,
             skim: false,
             scratch: Vec::new(),
+            torn: false,
         }
     }
 
@@ -167,6 +171,12 @@ impl<R: Read + Seek> Reader<R> {
         self.records
     }
 
+    /// Where the records read until now end, in bytes.
+    #[cfg(test)]
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The last time that a record held: microseconds since the Unix epoch.
     pub fn last_at(&self) -> Option<u64> {
         self.after
@@ -174,7 +184,7 @@ impl<R: Read + Seek> Reader<R> {
 
     /// What is at the end, once [`Reader::next`] gave `None`.
     pub fn tail(&self) -> Tail {
-        if self.start == self.buffer.len() {
+        if self.start == self.buffer.len() && !self.torn {
             Tail::Whole
         } else {
             Tail::Torn {
@@ -227,6 +237,7 @@ impl<R: Read + Seek> Reader<R> {
         if self.id.is_none() && !self.file_header()? {
             return Ok(None);
         }
+        self.torn = false;
         loop {
             if !self.fill(if self.closed { 1 } else { FRAME_HEADER })? {
                 return Ok(None);
@@ -237,8 +248,12 @@ impl<R: Read + Seek> Reader<R> {
             let Some(header) = self.buffer[self.start..].first_chunk() else {
                 return Ok(None);
             };
+            let has_kind = FrameHeader::has_kind(header);
             let Ok(header) = FrameHeader::parse(*header, &self.chain) else {
-                return Err(self.broken(Fault::FrameHeader));
+                let Some(length) = self.look_again()? else {
+                    continue;
+                };
+                return self.cut_off(Fault::FrameHeader, length, has_kind.then_some(FRAME_HEADER));
             };
             if (header.kind == kind::OPEN) != (self.records == 0) {
                 return Err(self.broken(Fault::Order));
@@ -254,32 +269,71 @@ impl<R: Read + Seek> Reader<R> {
             if !self.fill(whole)? {
                 return Ok(None);
             }
-            return self.check(header).map(Some);
+            if !self.skim && !self.fits_chain(&header) {
+                let Some(length) = self.look_again()? else {
+                    continue;
+                };
+                return self.cut_off(Fault::Chain, length, Some(whole));
+            }
+            return Ok(Some(self.take(header)));
         }
     }
 
-    /// Checks the frame that the buffer begins with, and moves behind it.
-    fn check(&mut self, header: FrameHeader) -> Result<FrameAt, ReadError> {
+    fn fits_chain(&self, header: &FrameHeader) -> bool {
         let end = self.start + FRAME_HEADER + header.length;
-        let stored = &self.buffer[end..end + CHAIN];
-        if !self.skim {
-            let chain = frame::next_chain(&self.chain, &self.buffer[self.start..end]);
-            if stored != chain {
-                return Err(self.broken(Fault::Chain));
-            }
-        }
-        self.chain.copy_from_slice(stored);
+        let chain = frame::next_chain(&self.chain, &self.buffer[self.start..end]);
+        self.buffer[end..end + CHAIN] == chain
+    }
+
+    /// Moves behind the frame that the buffer begins with.
+    fn take(&mut self, header: FrameHeader) -> FrameAt {
+        let end = self.start + FRAME_HEADER + header.length;
+        self.chain.copy_from_slice(&self.buffer[end..end + CHAIN]);
         let (number, offset) = (self.records + 1, self.offset);
         let payload = self.start + FRAME_HEADER..end;
         self.consume(FRAME_HEADER + header.length + CHAIN);
         self.records = number;
         self.closed = header.kind == kind::CLOSE;
-        Ok(FrameAt {
+        FrameAt {
             number,
             offset,
             header,
             payload,
-        })
+        }
+    }
+
+    /// Reads anew what can't be read on, since it may have been read while it was written. `None`: it is
+    /// something else now. Otherwise the buffer holds the rest of the file, if that isn't more than
+    /// [`UNFINISHED`], and the file is as long as it says.
+    fn look_again(&mut self) -> io::Result<Option<u64>> {
+        let length = self.source.seek(SeekFrom::End(0))?;
+        self.source.seek(SeekFrom::Start(self.offset))?;
+        let mut rest = Vec::new();
+        (&mut self.source).take(UNFINISHED).read_to_end(&mut rest)?;
+        let whole = length.saturating_sub(self.offset).min(UNFINISHED) == rest.len() as u64;
+        let same = whole && self.buffer[self.start..] == rest;
+        self.buffer = rest;
+        self.start = 0;
+        Ok(same.then_some(length))
+    }
+
+    /// What can't be read on may be a commit that was cut off, or isn't there yet: reading ends before
+    /// it then. `size` is that of the frame, if it has a kind.
+    fn cut_off(
+        &mut self,
+        fault: Fault,
+        length: u64,
+        size: Option<usize>,
+    ) -> Result<Option<FrameAt>, ReadError> {
+        let end = size.map(|size| self.offset + size as u64);
+        if !file::is_cut_off(self.offset, length, &self.buffer, end) {
+            return Err(self.broken(fault));
+        }
+        self.torn = self.buffer.iter().any(|&byte| byte != 0);
+        // What may be there by the next time is read then.
+        self.buffer.clear();
+        self.source.seek(SeekFrom::Start(self.offset))?;
+        Ok(None)
     }
 
     /// Moves behind the `length` bytes of a frame and takes its link of the chain as stored.

@@ -1,6 +1,7 @@
 //! Journals written, damaged, cut off and read back: what their tests share.
 
 mod index;
+mod mapped;
 mod reading;
 mod writing;
 
@@ -42,7 +43,10 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
+        Place::in_dir(tempfile::tempdir().unwrap())
+    }
+
+    pub(super) fn in_dir(dir: tempfile::TempDir) -> Place {
         let paths = Paths {
             journal: dir.path().join("journal"),
             index: dir.path().join("index.db"),

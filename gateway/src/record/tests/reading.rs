@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn verify_bytes(bytes: &[u8]) -> (u64, Verification) {
+pub(super) fn verify_bytes(bytes: &[u8]) -> (u64, Verification) {
     let mut reader = Reader::new(Cursor::new(bytes));
     let end = loop {
         match reader.next().map(|record| record.is_some()) {
@@ -25,14 +25,14 @@ fn verify_bytes(bytes: &[u8]) -> (u64, Verification) {
     (reader.records(), end)
 }
 
-/// Where each record begins; the file's end is last.
-fn offsets(bytes: &[u8]) -> Vec<u64> {
+/// Where each record begins; where the last one ends is last.
+pub(super) fn offsets(bytes: &[u8]) -> Vec<u64> {
     let mut reader = Reader::new(Cursor::new(bytes));
     let mut offsets = Vec::new();
     while let Some(record) = reader.next().unwrap() {
         offsets.push(record.offset);
     }
-    offsets.push(bytes.len() as u64);
+    offsets.push(reader.offset());
     offsets
 }
 
