@@ -1,7 +1,8 @@
 //! The server's half of a session: every frame settles what the queue says is owed.
 //!
 //! Rows go out as they came in unless a plan masks them; runs of them are measured by their
-//! headers only. Everything that a turn sends is in the journal before the client gets it. A frame
+//! headers only. Those of a large result are gathered for a moment: a client that is woken for each
+//! of the server's pieces costs itself and Weir more than what is in them. Everything that a turn sends is in the journal before the client gets it. A frame
 //! that isn't owed ends the session.
 
 mod describe;
@@ -9,6 +10,7 @@ mod settle;
 
 use std::ops::Range;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -26,6 +28,13 @@ use settle::{
 /// Bytes of a result that are dropped behind an exceeded limit before its statement is cancelled:
 /// small rests are cheaper to read to their end than to cancel.
 const CANCEL_AFTER: u64 = 1 << 20;
+
+/// Bytes in one read that make it one of a large result, of which PostgreSQL sends 8 KiB at a time.
+const BULK: usize = 4 << 10;
+/// Bytes of a large result that wait for more. As much again has room in the buffer.
+const GATHERED: usize = 32 << 10;
+/// How long they wait.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// Cancels what the server is doing for this session.
 pub(super) trait Cancel {
@@ -48,17 +57,27 @@ where
     let mut half = Half {
         link,
         splice: Splice::default(),
+        done: 0,
+        in_rows: false,
     };
+    let mut read = 0;
     loop {
-        let used = half.turn(input.bytes()).await?;
-        input.consume(used);
+        half.give_own_answers().await?;
+        half.handle(input.bytes())?;
+        while half.gathers(&input, read) {
+            read = half.more_soon(&mut input).await;
+            half.handle(input.bytes())?;
+        }
+        half.send(input.bytes()).await?;
+        input.consume(std::mem::take(&mut half.done));
         if half.wants_cancel() {
             cancel.cancel().await;
         }
         if let Some(frame) = next_frame(input.bytes())? {
             input.reserve(frame.size);
         }
-        if half.fill(&mut input).await? == 0 {
+        read = half.fill(&mut input).await?;
+        if read == 0 {
             return Ok(End::UpstreamLost);
         }
     }
@@ -71,6 +90,10 @@ fn next_frame(bytes: &[u8]) -> Result<Option<wire::Frame>, Error> {
 struct Half<'l, C, U> {
     link: &'l Link<C, U>,
     splice: Splice,
+    /// Bytes read that are handled; what is to be sent of them is in the splice.
+    done: usize,
+    /// What came last was a row, or is the beginning of one.
+    in_rows: bool,
 }
 
 /// One frame of the source.
@@ -110,6 +133,25 @@ where
         }
     }
 
+    /// Whether what is to be sent waits for more: only in the middle of a large result.
+    fn gathers(&self, input: &ReadBuffer, read: usize) -> bool {
+        self.in_rows && read >= BULK && input.bytes().len() <= GATHERED && !self.splice.is_empty()
+    }
+
+    /// Waits for bytes as long as what was gathered may wait. 0 if none came, and where the connection
+    /// ends, which is found again.
+    async fn more_soon(&mut self, input: &mut ReadBuffer) -> usize {
+        let mut over = std::pin::pin!(tokio::time::sleep(GATHER));
+        std::future::poll_fn(|cx| {
+            let mut upstream = self.link.upstream.borrow_mut();
+            match input.poll_fill(cx, &mut *upstream) {
+                Poll::Ready(read) => Poll::Ready(read.unwrap_or(0)),
+                Poll::Pending => over.as_mut().poll(cx).map(|()| 0),
+            }
+        })
+        .await
+    }
+
     async fn give_own_answers(&mut self) -> Result<(), Error> {
         loop {
             let own = {
@@ -125,14 +167,14 @@ where
         }
     }
 
-    /// Handles every whole frame of `source` and sends what comes of it. Returns the bytes used.
-    async fn turn(&mut self, source: &[u8]) -> Result<usize, Error> {
-        let mut at = 0;
-        self.give_own_answers().await?;
-        while let Some(frame) = next_frame(&source[at..])? {
-            if matches!(frame.tag, b'D' | b'd') {
+    /// Handles every whole frame of `source` that isn't handled yet.
+    fn handle(&mut self, source: &[u8]) -> Result<(), Error> {
+        while let Some(frame) = next_frame(&source[self.done..])? {
+            let at = self.done;
+            self.in_rows = matches!(frame.tag, b'D' | b'd');
+            if self.in_rows {
                 match self.rows(source, at)? {
-                    Some(used) => at += used,
+                    Some(used) => self.done += used,
                     None => break,
                 }
                 continue;
@@ -146,10 +188,9 @@ where
                 tag: frame.tag,
             };
             self.frame(&seen)?;
-            at += frame.size;
+            self.done += frame.size;
         }
-        self.send(source).await?;
-        Ok(at)
+        Ok(())
     }
 
     async fn send(&mut self, source: &[u8]) -> Result<(), Error> {
