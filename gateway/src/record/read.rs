@@ -303,15 +303,18 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     /// Reads anew what can't be read on, since it may have been read while it was written. `None`: it is
-    /// something else now. Otherwise the buffer holds the rest of the file, if that isn't more than
-    /// [`UNFINISHED`], and the file is as long as it says.
+    /// something else now. Otherwise the file is as long as it says, and the buffer holds the rest of it,
+    /// if that isn't more than [`UNFINISHED`].
     fn look_again(&mut self) -> io::Result<Option<u64>> {
         let length = self.source.seek(SeekFrom::End(0))?;
         self.source.seek(SeekFrom::Start(self.offset))?;
+        let before = &self.buffer[self.start..];
+        // All that was looked at, or a large record would never be the same.
+        let most = UNFINISHED.max(before.len() as u64);
         let mut rest = Vec::new();
-        (&mut self.source).take(UNFINISHED).read_to_end(&mut rest)?;
-        let whole = length.saturating_sub(self.offset).min(UNFINISHED) == rest.len() as u64;
-        let same = whole && self.buffer[self.start..] == rest;
+        (&mut self.source).take(most).read_to_end(&mut rest)?;
+        let whole = length.saturating_sub(self.offset).min(most) == rest.len() as u64;
+        let same = whole && before == rest;
         self.buffer = rest;
         self.start = 0;
         Ok(same.then_some(length))

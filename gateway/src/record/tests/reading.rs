@@ -98,6 +98,27 @@ fn a_record_that_was_taken_out_is_missed() {
 }
 
 #[test]
+fn damage_in_a_record_larger_than_what_is_read_at_once_is_found() {
+    let (place, _recorder, mut journal) = session();
+    let path = place.path(journal.id());
+    let mut sql = vec![0; 300_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut sql);
+    for id in 1..=3 {
+        journal.append(&Entry::Text { id, sql: &sql });
+    }
+    let _ = block_on(journal.commit()).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let at = offsets(&bytes)[2] as usize + 200_000;
+    bytes[at] ^= 1;
+    let (records, end) = verify_bytes(&bytes);
+    assert_eq!(records, 2);
+    assert!(
+        matches!(end, Verification::Broken(Broken { record: 3, .. })),
+        "{end:?}"
+    );
+}
+
+#[test]
 fn a_growing_journal_is_followed() {
     let bytes = closed_journal();
     let place = Place::new();
