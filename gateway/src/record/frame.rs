@@ -100,7 +100,8 @@ impl FrameHeader {
         let [a, b, c, d, kind, flags, ..] = bytes;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
         let sealed = bytes[6..] == check(bytes[..6].as_chunks().0, previous);
-        if !sealed || length > MAX_PAYLOAD || flags & !LZ4 != 0 {
+        let has_kind = Self::has_kind(&bytes);
+        if !sealed || !has_kind || length > MAX_PAYLOAD || flags & !LZ4 != 0 {
             return Err(Malformed);
         }
         Ok(FrameHeader {
@@ -255,6 +256,14 @@ fn compress_tail(out: &mut Vec<u8>, body: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Behind a chain that begins with zeros, zeros have the right check.
+    #[test]
+    fn what_is_not_there_yet_is_no_frame() {
+        assert!(FrameHeader::parse([0; FRAME_HEADER], &[0; CHAIN]).is_err());
+        let first = [1, 0, 0, 0, 9, 0, 8, 0];
+        assert!(FrameHeader::parse(first, &[0; CHAIN]).is_ok());
+    }
 
     /// A file that was written must stay readable: this is what version 1 looks like.
     #[test]
