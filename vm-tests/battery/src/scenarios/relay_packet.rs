@@ -30,7 +30,8 @@ pub(super) const SCENARIO: Scenario = Scenario::new(
             .with_egress("\"none\""),
     ],
 )
-.with(relay::accomplice);
+.with(relay::accomplice)
+.created_first();
 
 fn gap(kernel: &Kernel) -> Expect {
     if kernel.lsm {
