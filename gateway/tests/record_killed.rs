@@ -128,8 +128,11 @@ fn record_and_kill(test: &str, dir: &Path, time: Duration) {
     assert_eq!(child.wait().unwrap().signal(), Some(9));
 }
 
-/// What six killed recorders left: each sound, and with all that was recorded.
-fn are_sound(dir: &Path) {
+/// Kills six of a test's recorders. What each leaves is sound, and has all that was recorded.
+fn are_sound_when_killed(test: &str, dir: &Path) {
+    for round in 0..6 {
+        record_and_kill(test, dir, Duration::from_millis(3 * round));
+    }
     let all = journals(&dir.join("journal"), "").unwrap();
     assert_eq!(all.len(), 6);
     for (id, path) in &all {
@@ -144,19 +147,15 @@ fn are_sound(dir: &Path) {
 
 #[test]
 fn a_recorder_of_a_busy_session_loses_nothing_that_it_has_recorded_when_it_is_killed() {
-    // On a filesystem on which it is mapped, whatever this runs on.
-    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     if let Some(dir) = std::env::var_os(CHILD) {
         record(Path::new(&dir), 64);
     }
-    for round in 0..6 {
-        record_and_kill(
-            "a_recorder_of_a_busy_session_loses_nothing_that_it_has_recorded_when_it_is_killed",
-            dir.path(),
-            Duration::from_millis(3 * round),
-        );
-    }
-    are_sound(dir.path());
+    // On a filesystem on which it is mapped, whatever this runs on.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    are_sound_when_killed(
+        "a_recorder_of_a_busy_session_loses_nothing_that_it_has_recorded_when_it_is_killed",
+        dir.path(),
+    );
     for (_, path) in journals(&dir.path().join("journal"), "").unwrap() {
         let bytes = std::fs::read(path).unwrap();
         assert!(bytes.ends_with(&[0; 64]), "it wasn't mapped");
@@ -169,14 +168,10 @@ fn a_killed_recorder_leaves_sound_journals_that_the_next_one_indexes() {
         record(Path::new(&dir), LARGEST);
     }
     let dir = tempfile::tempdir().unwrap();
-    for round in 0..6 {
-        record_and_kill(
-            "a_killed_recorder_leaves_sound_journals_that_the_next_one_indexes",
-            dir.path(),
-            Duration::from_millis(3 * round),
-        );
-    }
-    are_sound(dir.path());
+    are_sound_when_killed(
+        "a_killed_recorder_leaves_sound_journals_that_the_next_one_indexes",
+        dir.path(),
+    );
     // The next daemon finds them, and none is listed as open any more.
     let indexed = || {
         let filter = Filter {

@@ -2,8 +2,8 @@
 //!
 //! Rows go out as they came in unless a plan masks them; runs of them are measured by their
 //! headers only. Those of a large result are gathered for a moment: a client that is woken for each
-//! of the server's pieces costs itself and Weir more than what is in them. Everything that a turn sends is in the journal before the client gets it. A frame
-//! that isn't owed ends the session.
+//! of the server's pieces costs itself and Weir more than what is in them. Everything that is sent is
+//! in the journal before the client gets it. A frame that isn't owed ends the session.
 
 mod describe;
 mod settle;
