@@ -16,6 +16,7 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use tokio::runtime::{Builder, Runtime};
 use weir::record::{
     Durability, Entry, Error, Recorder, SessionId, SessionOpen, Settings, Tail, Verification,
     verify,
@@ -78,6 +79,17 @@ fn open(id: SessionId) -> SessionOpen {
     }
 }
 
+/// Records into `dir`, with its index on another disk; and what runs its commits.
+fn recorder(dir: &Path, index: &Path) -> (Recorder, Runtime) {
+    let settings = Settings {
+        dir: dir.to_owned(),
+        durability: Durability::Os,
+        index: index.join("index.db"),
+    };
+    let runtime = Builder::new_current_thread().build().unwrap();
+    (Recorder::open(&settings).unwrap(), runtime)
+}
+
 /// Fills the disk to its last byte; what it returns holds the space.
 fn fill(dir: &Path) -> File {
     let mut file = File::create(dir.join("filler")).unwrap();
@@ -99,15 +111,7 @@ fn a_full_disk_ends_the_session_and_refuses_new_ones_until_there_is_room() {
     small_disk(disk.path());
     let dir = disk.path().join("journal");
     let index = tempfile::tempdir().unwrap();
-    let settings = Settings {
-        dir: dir.clone(),
-        durability: Durability::Os,
-        index: index.path().join("index.db"),
-    };
-    let recorder = Recorder::open(&settings).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let (recorder, runtime) = recorder(&dir, index.path());
     let id = SessionId::now();
     let mut journal = recorder.session(&open(id)).unwrap();
     journal.append(&Entry::Text {
@@ -159,15 +163,7 @@ fn a_busy_session_goes_on_as_far_as_its_room_and_ends_with_all_that_it_recorded(
     std::fs::create_dir(&disk).unwrap();
     small_ext4(&place.path().join("image"), &disk);
     let dir = disk.join("journal");
-    let settings = Settings {
-        dir: dir.clone(),
-        durability: Durability::Os,
-        index: place.path().join("index.db"),
-    };
-    let recorder = Recorder::open(&settings).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let (recorder, runtime) = recorder(&dir, place.path());
     let id = SessionId::now();
     let mut journal = recorder.session(&open(id)).unwrap();
     let sql = noise(100);
