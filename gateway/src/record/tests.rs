@@ -70,11 +70,24 @@ impl Place {
 
 /// A session that has begun, in a place of its own.
 pub(super) fn session() -> (Place, Recorder, SessionJournal) {
-    let place = Place::new();
-    let recorder = place.recorder(Durability::Os);
+    session_in(Place::new(), Durability::Os)
+}
+
+pub(super) fn session_in(
+    place: Place,
+    durability: Durability,
+) -> (Place, Recorder, SessionJournal) {
+    let recorder = place.recorder(durability);
     let journal = recorder.session(&open_of(SessionId::now()));
     let journal = journal.expect("a new place takes a session");
     (place, recorder, journal)
+}
+
+/// Bytes that don't compress.
+pub(super) fn noise(count: usize) -> Vec<u8> {
+    let mut noise = vec![0; count];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    noise
 }
 
 /// Runs a future that never waits for anything but the sync thread.

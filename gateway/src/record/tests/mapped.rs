@@ -11,8 +11,13 @@ use super::*;
 const PAGE: usize = 4096;
 
 /// On a filesystem on which journals are mapped, whatever the tests run on.
-fn place() -> Place {
-    Place::in_dir(tempfile::tempdir_in("/dev/shm").unwrap())
+fn session() -> (Place, Recorder, SessionJournal) {
+    session_with(Durability::Os)
+}
+
+fn session_with(durability: Durability) -> (Place, Recorder, SessionJournal) {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    session_in(Place::in_dir(dir), durability)
 }
 
 /// Commits as many small statements, numbered from `from` on.
@@ -30,23 +35,14 @@ fn commit_large(journal: &mut SessionJournal, statement: u64) {
     journal.append(&Entry::Rows {
         statement,
         columns: 0,
-        frames: &noise(),
+        frames: &noise(100_000),
     });
     let _ = block_on(journal.commit()).unwrap();
 }
 
-/// A hundred thousand bytes that don't compress.
-fn noise() -> Vec<u8> {
-    let mut noise = vec![0; 100_000];
-    blake3::Hasher::new().finalize_xof().fill(&mut noise);
-    noise
-}
-
 /// What is in the file of a session of a hundred statements that goes on; records, bytes written.
 fn busy_journal() -> (Vec<u8>, u64, usize) {
-    let place = place();
-    let recorder = place.recorder(Durability::Os);
-    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let (place, _recorder, mut journal) = session();
     commit_small(&mut journal, 1, 100);
     let bytes = fs::read(place.path(journal.id())).unwrap();
     let written = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
@@ -71,9 +67,7 @@ fn what_a_killed_daemon_leaves_reads_back_whole() {
 
 #[test]
 fn a_closed_journal_ends_where_its_last_record_ends() {
-    let place = place();
-    let recorder = place.recorder(Durability::Os);
-    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let (place, _recorder, mut journal) = session();
     let path = place.path(journal.id());
     commit_small(&mut journal, 1, 100);
     block_on(journal.close(7, CloseReason::ClientQuit)).unwrap();
@@ -94,9 +88,7 @@ fn a_closed_journal_ends_where_its_last_record_ends() {
 
 #[test]
 fn a_session_that_is_dropped_leaves_no_zeros() {
-    let place = place();
-    let recorder = place.recorder(Durability::Os);
-    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let (place, _recorder, mut journal) = session();
     let path = place.path(journal.id());
     commit_small(&mut journal, 1, 100);
     drop(journal);
@@ -163,9 +155,7 @@ fn zeros_at_the_end_of_a_file_that_was_never_mapped_are_damage() {
 
 #[test]
 fn a_reader_follows_through_windows_and_large_commits() {
-    let place = place();
-    let recorder = place.recorder(Durability::Os);
-    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let (place, _recorder, mut journal) = session();
     let path = place.path(journal.id());
     let _ = block_on(journal.commit()).unwrap();
     let mut reader = Reader::open(&path).unwrap();
@@ -201,9 +191,7 @@ fn a_reader_follows_through_windows_and_large_commits() {
 
 #[test]
 fn a_reader_beside_the_writer_never_sees_half_a_record() {
-    let place = place();
-    let recorder = place.recorder(Durability::Os);
-    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let (place, _recorder, mut journal) = session();
     let path = place.path(journal.id());
     let _ = block_on(journal.commit()).unwrap();
     let rounds = 8;
@@ -231,9 +219,7 @@ fn a_reader_beside_the_writer_never_sees_half_a_record() {
 
 #[test]
 fn what_has_to_be_on_the_disk_is_never_mapped() {
-    let place = place();
-    let recorder = place.recorder(Durability::Disk);
-    let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+    let (place, _recorder, mut journal) = session_with(Durability::Disk);
     commit_small(&mut journal, 1, 100);
     let bytes = fs::read(place.path(journal.id())).unwrap();
     assert_eq!(*offsets(&bytes).last().unwrap(), bytes.len() as u64);
@@ -275,9 +261,7 @@ proptest! {
 
     #[test]
     fn skimming_ends_where_reading_does(statements in 1u64..300) {
-        let place = place();
-        let recorder = place.recorder(Durability::Os);
-        let mut journal = recorder.session(&open_of(SessionId::now())).unwrap();
+        let (place, _recorder, mut journal) = session();
         commit_small(&mut journal, 1, statements);
         let bytes = fs::read(place.path(journal.id())).unwrap();
         let mut reader = Reader::new(Cursor::new(&bytes));

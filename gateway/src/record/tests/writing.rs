@@ -141,9 +141,7 @@ fn bulk_data_is_cut_into_pieces_that_make_up_the_same_stream() {
     let (place, _recorder, mut journal) = session();
     let id = journal.id();
     // Half of it compresses, half doesn't.
-    let mut noise = vec![0; 100_000];
-    blake3::Hasher::new().finalize_xof().fill(&mut noise);
-    let frames = [vec![b'x'; 100_000], noise].concat();
+    let frames = [vec![b'x'; 100_000], noise(100_000)].concat();
     journal.append(&Entry::Rows {
         statement: 1,
         columns: 0,
@@ -168,8 +166,7 @@ fn bulk_data_is_cut_into_pieces_that_make_up_the_same_stream() {
 #[test]
 fn compressing_is_given_up_for_noise_and_taken_up_again() {
     let (_place, _recorder, mut journal) = session();
-    let mut noise = vec![0; 4000];
-    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    let noise = noise(4000);
     journal.append(&Entry::Rows {
         statement: 1,
         columns: 0,

@@ -26,10 +26,7 @@ async fn pieces_of_a_large_result_are_gathered() {
         let pieces = ['a', 'b', 'c'].map(piece);
         for piece in &pieces {
             s.server_says(piece).await;
-            // Whoever can run has, and no time has passed.
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
+            s.all_have_run().await;
         }
         s.server_says(&[complete("SELECT 24"), ready(b'I')].concat())
             .await;
@@ -84,9 +81,7 @@ async fn a_row_larger_than_what_is_gathered_passes() {
         let rows = [piece('a'), large, piece('b')].concat();
         let (before, after) = rows.split_at(9000);
         s.server_says(before).await;
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+        s.all_have_run().await;
         let answer = [after, &complete("SELECT 17"), &ready(b'I')].concat();
         let Stage { client, server, .. } = &mut s;
         let said = async {
@@ -105,9 +100,7 @@ async fn what_was_gathered_reaches_the_client_of_a_server_that_dies() {
     on_stage(|mut s| async move {
         asked(&mut s).await;
         s.server_says(&piece('a')).await;
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+        s.all_have_run().await;
         drop(s.server);
         let got = read(&mut s.client, piece('a').len()).await;
         assert!(got == piece('a'));
@@ -126,9 +119,7 @@ async fn a_limit_that_a_later_piece_exceeds_counts_the_gathered_ones() {
         let wide = row(&[&"x".repeat(5000)]);
         for _ in 0..3 {
             s.server_says(&wide).await;
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
+            s.all_have_run().await;
         }
         s.server_says(&[complete("SELECT 3"), ready(b'I')].concat())
             .await;

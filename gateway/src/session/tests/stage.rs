@@ -224,6 +224,13 @@ impl Stage {
         self.server.write_all(bytes).await.expect("the relay reads");
     }
 
+    /// Returns when whoever can run has; with a paused clock no time has passed.
+    pub(super) async fn all_have_run(&self) {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(super) async fn server_gets(&mut self, bytes: &[u8]) {
         let got = read(&mut self.server, bytes.len()).await;
         assert_eq!(show(&got), show(bytes));
