@@ -5,7 +5,6 @@
 //! an error.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +18,8 @@ use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use zeroize::Zeroizing;
+
+use crate::files;
 
 /// The longest secret in bytes. Cloud tokens take one or two KiB.
 const MAX_SECRET: usize = 16 * 1024;
@@ -231,7 +232,7 @@ fn read_file(path: &Path, permissions: Permissions) -> Result<Secret, Error> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = files::open_regular(path).map_err(failed)?;
     // Asked of the open file, so that the answer is about the file that is read.
     let mode = file.metadata().map_err(failed)?.mode() & 0o777;
     if matches!(permissions, Permissions::OwnerOnly) && mode & 0o077 != 0 {
@@ -378,6 +379,18 @@ mod tests {
             let error = block_on(Source::File { path }.fetch()).unwrap_err();
             assert!(matches!(error, Error::Exposed { .. }), "{mode:o}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_could_keep_the_login_waiting_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let error = block_on(Source::File { path }.fetch()).unwrap_err();
+        assert!(
+            crate::causes::chain(&error).ends_with("it is no regular file"),
+            "{error:?}"
+        );
     }
 
     #[test]

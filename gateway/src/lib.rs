@@ -30,7 +30,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | pure: no tokio, no files, no clock | `causes`, `identity`, `detect`, `wire`, `catalog`, `sql`, `policy`, `mask`, `judge` |
-//! | edge | `capture`, `agents`, `tls`, `credential`, `upstream`, `startup`, `preflight`, `record`, `policy_store` |
+//! | edge | `capture`, `agents`, `tls`, `credential`, `files`, `upstream`, `startup`, `preflight`, `record`, `policy_store` |
 //! | flow | `session`, `names`, `listener` |
 //! | top | `config`, `control`, `daemon`, `doctor`, `cli` |
 
@@ -47,6 +47,7 @@ pub mod wire;
 pub mod agents;
 pub mod capture;
 pub mod credential;
+pub mod files;
 pub mod policy_store;
 pub mod preflight;
 pub mod record;

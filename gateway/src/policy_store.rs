@@ -9,15 +9,13 @@
 //! [`Handle::reload`], not each second.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use nix::fcntl::OFlag;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::{
@@ -27,7 +25,7 @@ use tokio::{
 
 use crate::{
     causes::chain,
-    credential,
+    credential, files,
     mask::Key,
     policy::{self, Diagnostic, KeySource, Mode, Policy, Source},
 };
@@ -49,12 +47,6 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: io::Error,
-    },
-    /// Opening or reading it could wait without end.
-    #[error("{} is no regular file", path.display())]
-    NotRegular {
-        /// Which.
-        path: PathBuf,
     },
     /// A file is larger than any policy.
     #[error("{} is larger than {MAX_FILE} bytes", path.display())]
@@ -318,19 +310,9 @@ fn read_file(path: &Path) -> Result<Source, Error> {
         path: path.to_owned(),
         source,
     };
-    // Opening a FIFO would wait for its other end. What is asked of is the file that is read.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path)
-        .map_err(at)?;
-    if !file.metadata().map_err(at)?.is_file() {
-        return Err(Error::NotRegular {
-            path: path.to_owned(),
-        });
-    }
     let mut bytes = Vec::new();
-    let length = file
+    let length = files::open_regular(path)
+        .map_err(at)?
         .take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(at)?;
@@ -555,10 +537,8 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
         let opened = tokio::time::timeout(Duration::from_secs(10), PolicyStore::open(dir.path()));
         let error = opened.await.unwrap().unwrap_err();
-        assert!(
-            error.to_string().contains("b.toml is no regular file"),
-            "{error}"
-        );
+        let text = chain(&error);
+        assert!(text.contains("b.toml: it is no regular file"), "{text}");
     }
 
     #[test]

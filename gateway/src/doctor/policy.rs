@@ -39,7 +39,7 @@ fn error(error: &Error, dir: &Path) -> Check {
             chain(error),
             "put the key where the mask says, readable by the daemon alone (mode 600)",
         ),
-        Error::Read { .. } | Error::NotRegular { .. } | Error::Empty { .. } => Check::fail(
+        Error::Read { .. } | Error::Empty { .. } => Check::fail(
             "policy",
             chain(error),
             "put policy files there, or set policies in [paths]",
