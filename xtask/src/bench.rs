@@ -141,7 +141,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "bench",
         2 + builds + rounds + usize::from(with_weir && whole),
     );
-    steps.step("looking for what the bench needs", setup::run)?;
+    steps.step(
+        "looking for what the bench needs",
+        match args.quick {
+            true => setup::run,
+            false => setup::release,
+        },
+    )?;
     steps.step("building the eBPF programs", ebpf::run)?;
     let binaries = match args.quick {
         true => plain(&mut steps)?,

@@ -1,9 +1,11 @@
 //! `cargo xtask release`: the binaries as they are shipped, compiled by what their own work looks
-//! like (profile-guided).
+//! like (profile-guided), and laid out by it.
 //!
 //! ```text
 //!   build that counts  ->  bench::train: Weir and the relay at work  ->  counts
-//!   counts             ->  build that knows which code is used       ->  target/dist/{weir,xtask}
+//!   counts             ->  build that knows which code is used
+//!   this, counting     ->  bench::train                              ->  branches
+//!   branches           ->  the same code laid out (`bolt`)           ->  target/dist/{weir,xtask}
 //! ```
 //!
 //! A statement's way is much code, each piece of it used once, and the kernel throws it out of the
@@ -11,6 +13,8 @@
 //! A compiler that knows what is used sets that apart from what isn't.
 //!
 //! The bench's relay is built and trained in the same way, or the comparison would be unfair.
+
+mod bolt;
 
 use std::{
     env::consts::ARCH,
@@ -28,14 +32,14 @@ use xtask::{
 use crate::{bench, ebpf, setup};
 
 /// How many steps [`build`] takes.
-pub(crate) const STEPS: usize = 3;
+pub(crate) const STEPS: usize = 5;
 
 /// What is built: Weir, and the relay that it is measured against.
 const PROGRAMS: [&str; 2] = ["weir", "xtask"];
 
 pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::new("release", 2 + STEPS);
-    steps.step("looking for what a release needs", setup::run)?;
+    steps.step("looking for what a release needs", setup::release)?;
     steps.step("building the eBPF programs", ebpf::run)?;
     let built = build(&mut steps)?;
     println!("release: {}", built.join("weir").display());
@@ -45,10 +49,17 @@ pub(crate) fn run() -> Result<()> {
 /// Builds for release. Returns the folder that holds the programs.
 pub(crate) fn build(steps: &mut Steps) -> Result<PathBuf> {
     bench::needs_root()?;
+    let work = cache::target().join("pgo");
+    let compiled = compile(steps, &work)?;
+    lay_out(steps, &work, &compiled)
+}
+
+/// Compiles by counts of what is used at work.
+fn compile(steps: &mut Steps, work: &Path) -> Result<PathBuf> {
     let merge = profdata()?;
-    let counting = cache::target().join("pgo/counting");
-    let counts = cache::target().join("pgo/counts");
-    let profile = cache::target().join("pgo/weir.profdata");
+    let counting = work.join("counting");
+    let counts = work.join("counts");
+    let profile = work.join("weir.profdata");
 
     let flags = [
         format!("-Cprofile-generate={}", counts.display()),
@@ -57,7 +68,7 @@ pub(crate) fn build(steps: &mut Steps) -> Result<PathBuf> {
         "-Clink-arg=-Wl,--gc-sections".to_owned(),
     ];
     steps.quietly("building what counts", &mut compiler(&flags))?;
-    install(&counting)?;
+    install(&release_folder(), &counting)?;
     steps.step("counting what is used at work", || {
         // The programs have not changed since: nor has what they use.
         if is_newer(&profile, &counting) {
@@ -74,10 +85,36 @@ pub(crate) fn build(steps: &mut Steps) -> Result<PathBuf> {
         }
         Ok(())
     })?;
-    let flags = [format!("-Cprofile-use={}", profile.display())];
-    steps.quietly("building for release", &mut compiler(&flags))?;
+    let flags = [
+        format!("-Cprofile-use={}", profile.display()),
+        bolt::RELOCATIONS.to_owned(),
+    ];
+    steps.quietly("building by what is used", &mut compiler(&flags))?;
+    Ok(release_folder())
+}
+
+/// Lays out what was compiled, by counts of which way it goes at work.
+fn lay_out(steps: &mut Steps, work: &Path, compiled: &Path) -> Result<PathBuf> {
+    let branching = work.join("branching");
+    let branches = work.join("branches");
+    steps.step("counting which way it goes at work", || {
+        fs::create_dir_all(&branching)?;
+        for program in PROGRAMS {
+            let counting = branching.join(program);
+            bolt::count(&compiled.join(program), &counting, &branches.join(program))?;
+        }
+        bench::train(&branching)
+    })?;
+    let laid_out = work.join("laid-out");
     let built = cache::target().join("dist");
-    install(&built)?;
+    steps.step("laying it out by that", || {
+        fs::create_dir_all(&laid_out)?;
+        for program in PROGRAMS {
+            let result = laid_out.join(program);
+            bolt::lay_out(&compiled.join(program), &result, &branches.join(program))?;
+        }
+        install(&laid_out, &built)
+    })?;
     Ok(built)
 }
 
@@ -98,11 +135,15 @@ fn target() -> String {
     format!("{ARCH}-unknown-linux-gnu")
 }
 
-/// Copies what was built to where the next build won't replace it.
-fn install(folder: &Path) -> Result<()> {
-    let built = cache::target().join(target()).join("release");
+/// Where cargo puts what it builds.
+fn release_folder() -> PathBuf {
+    cache::target().join(target()).join("release")
+}
+
+/// Copies the programs to where the next build won't replace them.
+fn install(from: &Path, to: &Path) -> Result<()> {
     for program in PROGRAMS {
-        cache::install(&built.join(program), &folder.join(program))?;
+        cache::install(&from.join(program), &to.join(program))?;
     }
     Ok(())
 }

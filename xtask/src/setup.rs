@@ -178,9 +178,23 @@ const MACHINES: &[Requirement] = &[Requirement {
     ]),
 }];
 
+/// What lays a release out.
+const RELEASE: &[Requirement] = &[Requirement {
+    name: "BOLT",
+    needed_by: "release, bench",
+    check: Check::Packages,
+    install: Install::Apt(&["bolt-22"]),
+}];
+
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
     install(REQUIREMENTS)
+}
+
+/// Installs what a release needs as well.
+pub(crate) fn release() -> Result<()> {
+    run()?;
+    install(RELEASE)
 }
 
 /// Installs what the battery needs besides: `machines` if it runs on other kernels too.
