@@ -37,6 +37,9 @@ def session(user):
             tcp.connect(address)
         except ConnectionRefusedError:
             return "refused"
+        except ConnectionResetError:
+            # It stood, and was reset before this process was told: what is refused isn't reset.
+            return "cut"
         try:
             tcp.sendall(struct.pack("!II", 8 + len(start), 3 << 16) + start)
             value, asked = None, False
